@@ -1,0 +1,51 @@
+# Everything runs in .venv, which the first target makes from the lock file.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench lint types imports fast lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "milepost: setting up $(VENV) with exact versions from requirements.lock (about two minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## seven nodes, one of them a liar, verify a real training run and catch a poisoned one
+	@echo "milepost: running the demo"
+	$(BIN)/milepost demo
+
+test: $(STAMP)  ## everything that CI runs: all tests, slow and end-to-end ones included
+	@echo "milepost: all tests (about ten minutes on two cores)"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not e2e"
+	$(BIN)/pytest -m e2e
+
+check: lint types imports fast  ## lint, types, import rules and fast tests, under two minutes
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy strict
+	$(BIN)/mypy
+
+imports: $(STAMP)  ## who may import whom
+	$(BIN)/lint-imports
+
+fast: $(STAMP)  ## tests that neither train nor start processes
+	$(BIN)/pytest -q -n 2 -m "not slow and not e2e"
+
+bench: $(STAMP)  ## measured ratios: recorder overhead, block latency, submit to verdict
+	$(BIN)/python -m tests.bench
+
+lock: $(STAMP)  ## write the exact versions of this environment to requirements.lock
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v ' @ ' > requirements.lock
+
+clean:  ## remove what running left behind
+	rm -rf $(VENV) milepost-demo milepost-dev .mypy_cache .pytest_cache .ruff_cache

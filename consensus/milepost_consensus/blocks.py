@@ -1,0 +1,61 @@
+"""Blocks, their headers, and the certificates that make them final.
+
+A block's id is the digest of its header; the header commits to the transactions, to the ledger
+state after the block and to the validators.  The certificate (more than two thirds precommits)
+stands beside the block: it cannot be inside what it signs.
+"""
+
+from __future__ import annotations
+
+from milepost_consensus.crypto import compute_digest
+from milepost_consensus.encoding import Wire, encode
+from milepost_consensus.merkle import compute_root
+from milepost_consensus.submissions import Tx, compute_tx_id
+
+VERSION = 1
+
+
+class Header(Wire, frozen=True):
+    """What a certificate finalises.  All digests 32 bytes; `time_ms` since the Unix epoch."""
+
+    version: int
+    height: int
+    round: int
+    """The round in which this block was first proposed."""
+    time_ms: int
+    prev_id: bytes
+    proposer: bytes
+    tx_root: bytes
+    state_root: bytes
+    """Root of the ledger state after this block."""
+    validators_hash: bytes
+
+
+class Block(Wire, frozen=True):
+    """A header and the transactions it commits to."""
+
+    header: Header
+    txs: tuple[Tx, ...]
+
+
+class Certificate(Wire, frozen=True):
+    """Precommits of more than two thirds of the validators for one block.
+
+    `signers` are indices into the ordered validator set, strictly ascending, one per signature.
+    """
+
+    height: int
+    round: int
+    block_id: bytes
+    signers: tuple[int, ...]
+    signatures: tuple[bytes, ...]
+
+
+def compute_block_id(header: Header, network: bytes) -> bytes:
+    """The digest that votes and the next header name."""
+    return compute_digest("block", encode(header), network)
+
+
+def compute_tx_root(txs: tuple[Tx, ...], network: bytes) -> bytes:
+    """Merkle root over the transaction ids in block order."""
+    return compute_root([compute_tx_id(tx, network) for tx in txs])

@@ -1,0 +1,95 @@
+"""Digests and Ed25519 signatures, both separated by domain.
+
+`compute_digest(kind, body, network)` is SHA-256 over "milepost/v1/" + kind + 0x00 + network + body.
+The kind keeps objects of different types apart, the network (the genesis digest) keeps chains
+apart; objects that exist before a network is chosen, such as training states, use no network.
+One library (OpenSSL through `cryptography`) makes and checks all signatures: libraries disagree on
+small-order keys, and a disagreement would split the chain.  Such keys are refused outright.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, Protocol
+
+from cryptography.exceptions import InvalidSignature as _BadSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from milepost_consensus.errors import InvalidSignature
+
+DIGEST_BYTES = 32
+ZERO_DIGEST: Final = bytes(DIGEST_BYTES)
+_PREFIX: Final = b"milepost/v1/"
+
+# The eight small-order points of edwards25519 and their non-canonical spellings (RFC 7748 section 7,
+# "Taming the many EdDSAs" table 1), sign bit cleared.
+_P: Final = 2**255 - 19
+_SMALL_ORDER_Y: Final = frozenset(
+    {
+        0,
+        1,
+        int.from_bytes(
+            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+        ),
+        int.from_bytes(
+            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+        ),
+        _P - 1,
+        _P,
+        _P + 1,
+    }
+)
+
+
+class Signer(Protocol):
+    """Whoever holds a private key.  `public` is the 32-byte identity of the signer."""
+
+    @property
+    def public(self) -> bytes: ...
+
+    def sign(self, kind: str, body: bytes, network: bytes) -> bytes: ...
+
+
+def compute_digest(kind: str, body: bytes, network: bytes = b"") -> bytes:
+    """SHA-256 of `body` in the domain of `kind` and, where given, of one network."""
+    return hashlib.sha256(_PREFIX + kind.encode() + b"\x00" + network + body).digest()
+
+
+class Ed25519Signer:
+    """Signs with a private key held in this process."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self._public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Ed25519Signer:
+        """The signer whose 32-byte private seed is given (RFC 8032)."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
+    @property
+    def public(self) -> bytes:
+        return self._public
+
+    def sign(self, kind: str, body: bytes, network: bytes) -> bytes:
+        return self._private.sign(compute_digest(kind, body, network))
+
+
+def is_small_order(public: bytes) -> bool:
+    """Whether a public key is one of the points of order 1, 2, 4 or 8, in any spelling."""
+    y = int.from_bytes(public, "little") & (2**255 - 1)
+    return y in _SMALL_ORDER_Y
+
+
+def verify_signature(
+    public: bytes, signature: bytes, *, kind: str, body: bytes, network: bytes
+) -> None:
+    """Raises InvalidSignature unless `public` signed `body` as this kind for this network."""
+    if len(public) != 32 or len(signature) != 64 or is_small_order(public):
+        raise InvalidSignature(f"{kind}: malformed key or signature")
+    try:
+        key = Ed25519PublicKey.from_public_bytes(public)
+        key.verify(signature, compute_digest(kind, body, network))
+    except (_BadSignature, ValueError) as error:
+        raise InvalidSignature(f"{kind}: the signature of {public.hex()[:16]} does not verify") from error

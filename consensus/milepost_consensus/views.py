@@ -1,0 +1,72 @@
+"""Wire objects as plain JSON data for people, HTTP answers and files, and back again.
+
+A view is never hashed or signed: bytes become lowercase hex, tuples become lists, structs become
+objects with named fields.  `from_view` rebuilds the object, whose canonical bytes then decide.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+
+from milepost_consensus.encoding import Wire, decode, encode
+from milepost_consensus.errors import InvalidEncoding
+
+View = dict[str, Any]
+W = TypeVar("W", bound=Wire)
+
+
+def _dump(value: object) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Wire):
+        return to_view(value)
+    if isinstance(value, tuple):
+        return [_dump(item) for item in value]
+    return value
+
+
+def _load(kind: Any, value: object, where: str) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Wire):
+        return _from(kind, value, where)
+    if kind is bytes:
+        if not isinstance(value, str):
+            raise InvalidEncoding(f"{where}: hex text expected")
+        try:
+            return bytes.fromhex(value)
+        except ValueError as error:
+            raise InvalidEncoding(f"{where}: not hex") from error
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise InvalidEncoding(f"{where}: a list expected")
+        inner = get_args(kind)[0]
+        return tuple(_load(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
+    assert kind in (int, str) and not isinstance(kind, types.UnionType), kind
+    if type(value) is not kind:
+        raise InvalidEncoding(f"{where}: {kind.__name__} expected")
+    return value
+
+
+def _from(kind: type[W], view: object, where: str) -> W:
+    if not isinstance(view, dict):
+        raise InvalidEncoding(f"{where}: an object expected")
+    hints = typing.get_type_hints(kind)
+    names = {field.name for field in msgspec.structs.fields(kind)}
+    if view.keys() != names:
+        odd = sorted(str(name) for name in view.keys() ^ names)
+        raise InvalidEncoding(f"{where}: missing or unknown fields {', '.join(odd[:5])}")
+    return kind(**{name: _load(hints[name], view[name], f"{where}.{name}") for name in names})
+
+
+def to_view(value: Wire) -> View:
+    """The JSON data of a wire object."""
+    return {field.name: _dump(getattr(value, field.name)) for field in msgspec.structs.fields(type(value))}
+
+
+def from_view(kind: type[W], view: object) -> W:
+    """The wire object of JSON data; raises InvalidEncoding unless it has exactly its fields."""
+    value = _from(kind, view, kind.__name__)
+    return decode(kind, encode(value))

@@ -1,0 +1,73 @@
+"""What validators say to each other while they agree on one height."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from milepost_consensus.blocks import Block
+from milepost_consensus.crypto import ZERO_DIGEST, Signer, verify_signature
+from milepost_consensus.encoding import Wire, encode
+from milepost_consensus.errors import InvalidMessage
+
+PREVOTE: Final = 1
+PRECOMMIT: Final = 2
+NIL: Final = ZERO_DIGEST
+"""The block id of a vote for no block."""
+
+
+class Vote(Wire, frozen=True):
+    """A prevote or precommit for a block id, or for NIL."""
+
+    height: int
+    round: int
+    type: int
+    block_id: bytes
+    sender: bytes
+    signature: bytes = b""
+
+
+class Proposal(Wire, frozen=True):
+    """A proposer's block for a round.
+
+    `valid_round` is 0 for a fresh block, otherwise 1 + the round in which the proposer saw the
+    block gather a quorum of prevotes; `polc` then carries those prevotes.
+    """
+
+    height: int
+    round: int
+    valid_round: int
+    block: Block
+    polc: tuple[Vote, ...]
+    sender: bytes
+    signature: bytes = b""
+
+
+class ProposalClaim(Wire, frozen=True):
+    """The part of a proposal that its signature covers: the block by id, the POLC not at all."""
+
+    height: int
+    round: int
+    valid_round: int
+    block_id: bytes
+    sender: bytes
+
+
+def sign_vote(vote: Vote, signer: Signer, network: bytes) -> Vote:
+    """The vote with the signer's signature over all its other fields."""
+    bare = Vote(vote.height, vote.round, vote.type, vote.block_id, signer.public)
+    return Vote(
+        vote.height,
+        vote.round,
+        vote.type,
+        vote.block_id,
+        signer.public,
+        signer.sign("vote", encode(bare), network),
+    )
+
+
+def verify_vote(vote: Vote, network: bytes) -> None:
+    """Raises InvalidMessage for a malformed vote and InvalidSignature for an unsigned one."""
+    if vote.type not in (PREVOTE, PRECOMMIT) or len(vote.block_id) != 32:
+        raise InvalidMessage(f"vote of type {vote.type} for {len(vote.block_id)} bytes")
+    bare = Vote(vote.height, vote.round, vote.type, vote.block_id, vote.sender)
+    verify_signature(vote.sender, vote.signature, kind="vote", body=encode(bare), network=network)
