@@ -8,7 +8,7 @@ stands beside the block: it cannot be inside what it signs.
 from __future__ import annotations
 
 from milepost_consensus.crypto import compute_digest
-from milepost_consensus.encoding import Wire, encode
+from milepost_consensus.encoding import Uint, Wire, encode
 from milepost_consensus.merkle import compute_root
 from milepost_consensus.submissions import Tx, compute_tx_id
 
@@ -18,11 +18,11 @@ VERSION = 1
 class Header(Wire, frozen=True):
     """What a certificate finalises.  All digests 32 bytes; `time_ms` since the Unix epoch."""
 
-    version: int
-    height: int
-    round: int
+    version: Uint
+    height: Uint
+    round: Uint
     """The round in which this block was first proposed."""
-    time_ms: int
+    time_ms: Uint
     prev_id: bytes
     proposer: bytes
     tx_root: bytes
@@ -44,10 +44,10 @@ class Certificate(Wire, frozen=True):
     `signers` are indices into the ordered validator set, strictly ascending, one per signature.
     """
 
-    height: int
-    round: int
+    height: Uint
+    round: Uint
     block_id: bytes
-    signers: tuple[int, ...]
+    signers: tuple[Uint, ...]
     signatures: tuple[bytes, ...]
 
 
@@ -57,5 +57,9 @@ def compute_block_id(header: Header, network: bytes) -> bytes:
 
 
 def compute_tx_root(txs: tuple[Tx, ...], network: bytes) -> bytes:
-    """Merkle root over the transaction ids in block order."""
-    return compute_root([compute_tx_id(tx, network) for tx in txs])
+    """Merkle root over transaction id and signature of each transaction, in block order.
+
+    Signatures are covered: one block id must never stand for a block that is valid and another
+    that is not.
+    """
+    return compute_root([compute_tx_id(tx, network) + tx.signature for tx in txs])

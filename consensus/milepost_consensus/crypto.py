@@ -22,18 +22,20 @@ DIGEST_BYTES = 32
 ZERO_DIGEST: Final = bytes(DIGEST_BYTES)
 _PREFIX: Final = b"milepost/v1/"
 
-# The eight small-order points of edwards25519 and their non-canonical spellings (RFC 7748 section 7,
-# "Taming the many EdDSAs" table 1), sign bit cleared.
+# The eight small-order points of edwards25519 and their non-canonical spellings ("Taming the many
+# EdDSAs", table 1), sign bit cleared.
 _P: Final = 2**255 - 19
 _SMALL_ORDER_Y: Final = frozenset(
     {
         0,
         1,
         int.from_bytes(
-            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+            "little",
         ),
         int.from_bytes(
-            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+            "little",
         ),
         _P - 1,
         _P,
@@ -92,4 +94,6 @@ def verify_signature(
         key = Ed25519PublicKey.from_public_bytes(public)
         key.verify(signature, compute_digest(kind, body, network))
     except (_BadSignature, ValueError) as error:
-        raise InvalidSignature(f"{kind}: the signature of {public.hex()[:16]} does not verify") from error
+        raise InvalidSignature(
+            f"{kind}: the signature of {public.hex()[:16]} does not verify"
+        ) from error

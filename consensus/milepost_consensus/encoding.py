@@ -8,17 +8,19 @@ and tuples of these or of other wire objects; never a float, a map or None.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from milepost_consensus.errors import InvalidEncoding
 
 MAX_UINT = 2**63 - 1
+Uint = Annotated[int, msgspec.Meta(ge=0, le=MAX_UINT)]
+"""The only integers of wire objects; `decode` refuses any other."""
 MAX_TEXT = 128
 """Longest text field in characters: names and labels, never prose."""
-MAX_OBJECT_BYTES = 16 * 1024 * 1024
-"""Largest encoded object that is decoded at all: a block full of the largest submissions."""
+MAX_OBJECT_BYTES = 24 * 1024 * 1024
+"""Largest encoded object that is decoded at all: a journal with two full blocks and their votes."""
 
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from milepost_consensus.crypto import compute_digest, is_small_order
-from milepost_consensus.encoding import Wire, encode, validate_digest, validate_text
+from milepost_consensus.encoding import Uint, Wire, encode, validate_digest, validate_text
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_MEMBERS, Params, validate_params
 
@@ -23,7 +23,7 @@ class Member(Wire, frozen=True):
 
     id: bytes
     name: str
-    roles: int
+    roles: Uint
     operator: str
     endpoint: str = ""
     """Base URL of its HTTP server; empty for pure submitters."""
@@ -33,7 +33,7 @@ class Genesis(Wire, frozen=True):
     """What a network starts from.  Its digest is the network's identity in every signature."""
 
     network: str
-    time_ms: int
+    time_ms: Uint
     params: Params
     members: tuple[Member, ...]
 

@@ -23,44 +23,49 @@ def _node(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def _split(count: int) -> int:
-    return 1 << (count - 1).bit_length() - 1
+def _pair(level: Sequence[bytes]) -> list[bytes]:
+    # Pairing neighbours and carrying the odd one up gives the RFC 6962 tree.
+    paired = [_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+    if len(level) % 2:
+        paired.append(level[-1])
+    return paired
 
 
 def compute_root(leaves: Sequence[bytes]) -> bytes:
     """The root over leaves given as bytes (32-byte digests or longer records)."""
-    if not leaves:
+    return compute_root_of_hashes([compute_leaf_hash(leaf) for leaf in leaves])
+
+
+def compute_root_of_hashes(hashes: Sequence[bytes]) -> bytes:
+    """The root over leaves of which only the leaf hashes are at hand."""
+    if not hashes:
         return EMPTY_ROOT
-    level = [compute_leaf_hash(leaf) for leaf in leaves]
-    # Pairing neighbours and carrying the odd one up gives the RFC 6962 tree.
+    level = hashes
     while len(level) > 1:
-        paired = [_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        if len(level) % 2:
-            paired.append(level[-1])
-        level = paired
+        level = _pair(level)
     return level[0]
 
 
 def compute_path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     """The inclusion path of leaf `index`, from the leaf's sibling up to the root's child."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"leaf {index} of {len(leaves)}")
+    return compute_path_of_hashes([compute_leaf_hash(leaf) for leaf in leaves], index)
+
+
+def compute_path_of_hashes(hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """`compute_path` where only the leaf hashes are at hand."""
+    if not 0 <= index < len(hashes):
+        raise IndexError(f"leaf {index} of {len(hashes)}")
     path: list[bytes] = []
-    level = [compute_leaf_hash(leaf) for leaf in leaves]
+    level = hashes
     while len(level) > 1:
         sibling = index ^ 1
         if sibling < len(level):
             path.append(level[sibling])
-        paired = [_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        if len(level) % 2:
-            paired.append(level[-1])
-        level, index = paired, index // 2
+        level, index = _pair(level), index // 2
     return tuple(path)
 
 
-def verify_path(
-    root: bytes, leaf: bytes, *, index: int, count: int, path: Sequence[bytes]
-) -> None:
+def verify_path(root: bytes, leaf: bytes, *, index: int, count: int, path: Sequence[bytes]) -> None:
     """Raises InvalidPath unless `leaf` is leaf `index` of the `count` leaves under `root`."""
     if not 0 <= index < count:
         raise InvalidPath(f"leaf {index} of {count} does not exist")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from milepost_consensus.encoding import Wire, validate_uint
+from milepost_consensus.encoding import Uint, Wire, validate_uint
 from milepost_consensus.errors import InvalidInput
 
 MAX_MEMBERS = 1_000
@@ -34,30 +34,32 @@ class Params(Wire, frozen=True):
     rule: str = "witness"
     flag_rule: str = "robust"
     seed_source: str = "block_hash"
-    quorum_size: int = 0
+    quorum_size: Uint = 0
     """Verifiers elected per submission; 0 takes every eligible one."""
-    sub_quorum_size: int = 5
+    sub_quorum_size: Uint = 5
     """Verifiers that retrain one flagged interval (capped by the quorum)."""
-    auditors: int = 1
+    auditors: Uint = 1
     """Verifiers that retrain one unflagged interval (rule witness); 0 leaves it unretraced."""
-    audit_permille: int = 500
+    audit_permille: Uint = 500
     """Share of all intervals that rule majority checks: the flagged ones, filled up at random."""
-    hold_window: int = 200
-    attest_window: int = 200
-    witness_window: int = 2
-    panel_window: int = 100
-    max_extensions: int = 2
+    hold_window: Uint = 200
+    attest_window: Uint = 200
+    witness_window: Uint = 4
+    """More than the f + 1 proposers' turns of seven validators, so that one of them is honest."""
+    """More than f + 1 turns of proposers in a network of seven, so that one is honest."""
+    panel_window: Uint = 100
+    max_extensions: Uint = 2
     """How often duties that nobody answered pass on to standbys."""
-    min_block_ms: int = 100
+    min_block_ms: Uint = 100
     """A block with transactions follows its parent no sooner than this."""
-    idle_block_ms: int = 1_000
+    idle_block_ms: Uint = 1_000
     """An empty block, made only while a window is open, follows no sooner than this."""
-    timeout_ms: int = 2_000
+    timeout_ms: Uint = 2_000
     """Timeout of each phase of round 0."""
-    timeout_step_ms: int = 1_000
+    timeout_step_ms: Uint = 1_000
     """Added per round, up to `timeout_cap_ms`."""
-    timeout_cap_ms: int = 20_000
-    max_clock_drift_ms: int = 30_000
+    timeout_cap_ms: Uint = 20_000
+    max_clock_drift_ms: Uint = 30_000
     """How far ahead of the local clock a proposed block's time may lie."""
 
 

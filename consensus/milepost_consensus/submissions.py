@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from milepost_consensus.crypto import Signer, compute_digest, verify_signature
 from milepost_consensus.encoding import (
+    Uint,
     Wire,
     decode,
     encode,
@@ -53,22 +54,22 @@ class Submit(Wire, frozen=True):
     """Digest of the recipe's canonical bytes."""
     dataset_root: bytes
     """Merkle root over the digests of the records, in order."""
-    records: int
+    records: Uint
     profile: str
     device_class: str
     """What retraining must run on to repeat bit for bit; profile `class` only."""
-    steps: int
-    steps_per_interval: int
+    steps: Uint
+    steps_per_interval: Uint
     snapshots: tuple[bytes, ...]
     step_roots: tuple[bytes, ...]
-    change_scores: tuple[int, ...]
-    rate_sums: tuple[int, ...]
+    change_scores: tuple[Uint, ...]
+    rate_sums: tuple[Uint, ...]
     model_digest: bytes
     optimizer_digest: bytes
     manifest: bytes
     """Digest of the blob that lists the record's files."""
-    size_bytes: int
-    step_us: int
+    size_bytes: Uint
+    step_us: Uint
     """Declared cost of one step in microseconds; stretches the retracing window, capped."""
 
 
@@ -87,12 +88,12 @@ class Attest(Wire, frozen=True):
     """
 
     submission: bytes
-    interval: int
-    agrees: int
-    work_step: int
+    interval: Uint
+    agrees: Uint
+    work_step: Uint
     work_digest: bytes
-    distance_ppm: int
-    """Distance of the retrained end state from the snapshot, in 10^-6 of the interval's movement."""
+    distance_ppm: Uint
+    """Distance of the retrained end state from the snapshot, in 10^-6 of the movement."""
 
 
 class Witness(Wire, frozen=True):
@@ -104,26 +105,28 @@ class Witness(Wire, frozen=True):
     """
 
     submission: bytes
-    interval: int
-    step: int
+    interval: Uint
+    step: Uint
     leaf: bytes
     path: tuple[bytes, ...]
     pre_state: bytes
     recomputed: bytes
-    distance_ppm: int
+    distance_ppm: Uint
 
 
 class PanelVote(Wire, frozen=True):
     """What a verifier got when it recomputed the one accused step."""
 
     submission: bytes
-    interval: int
-    step: int
+    interval: Uint
+    step: Uint
     recomputed: bytes
 
 
 Payload = Submit | Hold | Attest | Witness | PanelVote
-PAYLOADS: Final[dict[str, type[Submit] | type[Hold] | type[Attest] | type[Witness] | type[PanelVote]]] = {
+PAYLOADS: Final[
+    dict[str, type[Submit] | type[Hold] | type[Attest] | type[Witness] | type[PanelVote]]
+] = {
     SUBMIT: Submit,
     HOLD: Hold,
     ATTEST: Attest,
@@ -134,11 +137,11 @@ _KINDS: Final = {payload: kind for kind, payload in PAYLOADS.items()}
 
 
 class Tx(Wire, frozen=True):
-    """A signed transaction.  `payload` holds the canonical bytes of the object that `kind` names."""
+    """A signed transaction.  `payload` holds the canonical bytes of what `kind` names."""
 
     kind: str
     sender: bytes
-    valid_until: int
+    valid_until: Uint
     """Last height at which a block may carry it."""
     payload: bytes
     signature: bytes = b""
@@ -221,7 +224,9 @@ def validate_submit(submit: Submit) -> None:
         )
     validate_uint("records", submit.records, low=1, high=MAX_RECORDS)
     validate_uint("size_bytes", submit.size_bytes, low=1, high=MAX_SUBMISSION_BYTES)
-    validate_uint("steps_per_interval", submit.steps_per_interval, low=1, high=MAX_STEPS_PER_INTERVAL)
+    validate_uint(
+        "steps_per_interval", submit.steps_per_interval, low=1, high=MAX_STEPS_PER_INTERVAL
+    )
     validate_uint("steps", submit.steps, low=1, high=MAX_INTERVALS * MAX_STEPS_PER_INTERVAL)
     validate_uint("step_us", submit.step_us, high=MAX_STEP_US)
     count = -(-submit.steps // submit.steps_per_interval)
@@ -286,20 +291,30 @@ PANEL: Final = "panel"
 """All verifiers recompute the accused steps."""
 DECIDED: Final = "decided"
 
+OPEN: Final = ""
+"""A duty without an answer, an accusation without an outcome."""
+AGREES: Final = "agrees"
+DIFFERS: Final = "differs"
+MISSED: Final = "missed"
+UPHELD: Final = "upheld"
+REFUTED: Final = "refuted"
+UNSETTLED: Final = "unsettled"
+"""No digest reached a majority of all verifiers."""
+
 
 class Duty(Wire, frozen=True):
     """One verifier's assignment to retrain one interval, and what came of it."""
 
-    interval: int
+    interval: Uint
     verifier: bytes
-    flagged: int
+    flagged: Uint
     """1 for a sub-quorum of a flagged interval, 0 for an audit."""
-    work_step: int
+    work_step: Uint
     """The step whose state the work digest must cover, drawn by the seed."""
     answer: str = ""
     """"" (open), "agrees", "differs" or "missed"."""
-    distance_ppm: int = 0
-    height: int = 0
+    distance_ppm: Uint = 0
+    height: Uint = 0
     """Where the answer stands."""
 
 
@@ -313,14 +328,14 @@ class PanelAnswer(Wire, frozen=True):
 class Accusation(Wire, frozen=True):
     """One accused step: the committed digest, who accuses, what the panel got, the outcome."""
 
-    interval: int
-    step: int
+    interval: Uint
+    step: Uint
     leaf: bytes
     pre_state: bytes
     accusers: tuple[bytes, ...]
     answers: tuple[PanelAnswer, ...]
     outcome: str = ""
-    """"" (open), "upheld", "refuted" or "unsettled" (nobody reached a majority of all verifiers)."""
+    """"" (open), "upheld", "refuted" or "unsettled" (no majority of all verifiers)."""
 
 
 class Submission(Wire, frozen=True):
@@ -329,18 +344,18 @@ class Submission(Wire, frozen=True):
     id: bytes
     sender: bytes
     submit: Submit
-    anchored_height: int
+    anchored_height: Uint
     phase: str = ANCHORED
-    deadline: int = 0
+    deadline: Uint = 0
     """Last height of the current phase."""
     holders: tuple[bytes, ...] = ()
-    held_height: int = 0
+    held_height: Uint = 0
     """The height whose block id seeds the election."""
     seed: bytes = b""
-    flagged: tuple[int, ...] = ()
+    flagged: tuple[Uint, ...] = ()
     quorum: tuple[bytes, ...] = ()
     standbys: tuple[bytes, ...] = ()
     """Verifiers not in the quorum, in the order in which they take over missed duties."""
     duties: tuple[Duty, ...] = ()
     accusations: tuple[Accusation, ...] = ()
-    extensions: int = 0
+    extensions: Uint = 0

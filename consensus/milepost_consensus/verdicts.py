@@ -1,11 +1,11 @@
-"""The outcome of verification as it stands in the ledger state: what was checked and what was not."""
+"""The outcome of verification in the ledger state: what was checked and what was not."""
 
 from __future__ import annotations
 
 from math import comb
-from typing import Final
+from typing import Final, NamedTuple
 
-from milepost_consensus.encoding import Wire
+from milepost_consensus.encoding import Uint, Wire
 
 VALID: Final = "VALID"
 INVALID: Final = "INVALID"
@@ -19,18 +19,18 @@ ANCHORED_ONLY: Final = "ANCHORED"
 class IntervalResult(Wire, frozen=True):
     """How one retraced interval came out: how many retrained it, how many agreed."""
 
-    interval: int
-    flagged: int
-    assigned: int
-    agreed: int
-    differed: int
+    interval: Uint
+    flagged: Uint
+    assigned: Uint
+    agreed: Uint
+    differed: Uint
 
 
 class Refutation(Wire, frozen=True):
     """A step that the panel found not to follow from the submitter's own state."""
 
-    interval: int
-    step: int
+    interval: Uint
+    step: Uint
 
 
 class Verdict(Wire, frozen=True):
@@ -49,15 +49,56 @@ class Verdict(Wire, frozen=True):
     assurance: str
     profile: str
     rule: str
-    intervals: int
+    intervals: Uint
     retraced: tuple[IntervalResult, ...]
     refuted: tuple[Refutation, ...]
     """Upheld witnesses, first interval first; the first one names an INVALID verdict."""
     overruled: tuple[bytes, ...]
-    """Verifiers whose witness or panel answer the panel's majority contradicted."""
+    """Verifiers that the panel's majority contradicted: in a witness, a panel answer, or by having
+    attested an interval that was refuted."""
     seed: bytes
-    anchored_height: int
-    height: int
+    anchored_height: Uint
+    height: Uint
+
+
+COVERAGE_ALTERED: Final = (1, 2, 5)
+"""Numbers of altered intervals for which coverage states the chance of having missed them."""
+
+
+class Miss(NamedTuple):
+    """The chance, in 10^-6, that `altered` intervals that look ordinary escaped every verifier."""
+
+    altered: int
+    ppm: int
+
+
+class Coverage(NamedTuple):
+    """How much of a run a verdict rests on."""
+
+    intervals: int
+    retraced: int
+    misses: tuple[Miss, ...]
+
+
+def compute_coverage(verdict: Verdict) -> Coverage:
+    """What a verdict covers, and what an altered run had hoped for.
+
+    An adversary sees beforehand which intervals will be flagged, and under rule witness that the
+    first and the last are always retraced; only what was drawn among the others counts against it.
+    """
+    retraced = {result.interval for result in verdict.retraced if result.agreed + result.differed}
+    foreseen = {result.interval for result in verdict.retraced if result.flagged}
+    if verdict.rule == "witness" and verdict.intervals:
+        foreseen |= {0, verdict.intervals - 1}
+    misses = tuple(
+        Miss(
+            altered,
+            compute_miss_ppm(verdict.intervals - len(foreseen), len(retraced - foreseen), altered),
+        )
+        for altered in COVERAGE_ALTERED
+        if altered <= verdict.intervals
+    )
+    return Coverage(verdict.intervals, len(retraced), misses)
 
 
 def compute_miss_ppm(intervals: int, retraced: int, altered: int) -> int:

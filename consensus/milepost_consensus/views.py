@@ -6,13 +6,12 @@ objects with named fields.  `from_view` rebuilds the object, whose canonical byt
 
 from __future__ import annotations
 
-import types
 import typing
 from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from milepost_consensus.encoding import Wire, decode, encode
+from milepost_consensus.encoding import MAX_UINT, Wire, decode, encode
 from milepost_consensus.errors import InvalidEncoding
 
 View = dict[str, Any]
@@ -36,17 +35,24 @@ def _load(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, str):
             raise InvalidEncoding(f"{where}: hex text expected")
         try:
-            return bytes.fromhex(value)
+            data = bytes.fromhex(value)
         except ValueError as error:
             raise InvalidEncoding(f"{where}: not hex") from error
+        if data.hex() != value:
+            raise InvalidEncoding(f"{where}: not lowercase hex without spaces")
+        return data
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise InvalidEncoding(f"{where}: a list expected")
         inner = get_args(kind)[0]
         return tuple(_load(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
-    assert kind in (int, str) and not isinstance(kind, types.UnionType), kind
+    assert kind in (int, str), kind
     if type(value) is not kind:
         raise InvalidEncoding(f"{where}: {kind.__name__} expected")
+    if isinstance(value, int) and not 0 <= value <= MAX_UINT:
+        raise InvalidEncoding(f"{where}: {value} is not an integer from 0 to {MAX_UINT}")
+    if isinstance(value, str) and not value.isascii():
+        raise InvalidEncoding(f"{where}: not ASCII")
     return value
 
 
@@ -63,7 +69,10 @@ def _from(kind: type[W], view: object, where: str) -> W:
 
 def to_view(value: Wire) -> View:
     """The JSON data of a wire object."""
-    return {field.name: _dump(getattr(value, field.name)) for field in msgspec.structs.fields(type(value))}
+    return {
+        field.name: _dump(getattr(value, field.name))
+        for field in msgspec.structs.fields(type(value))
+    }
 
 
 def from_view(kind: type[W], view: object) -> W:

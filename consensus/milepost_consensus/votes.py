@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from milepost_consensus.blocks import Block
+from milepost_consensus.blocks import Block, compute_block_id
 from milepost_consensus.crypto import ZERO_DIGEST, Signer, verify_signature
-from milepost_consensus.encoding import Wire, encode
+from milepost_consensus.encoding import Uint, Wire, encode
 from milepost_consensus.errors import InvalidMessage
 
 PREVOTE: Final = 1
@@ -18,9 +18,9 @@ NIL: Final = ZERO_DIGEST
 class Vote(Wire, frozen=True):
     """A prevote or precommit for a block id, or for NIL."""
 
-    height: int
-    round: int
-    type: int
+    height: Uint
+    round: Uint
+    type: Uint
     block_id: bytes
     sender: bytes
     signature: bytes = b""
@@ -33,9 +33,9 @@ class Proposal(Wire, frozen=True):
     block gather a quorum of prevotes; `polc` then carries those prevotes.
     """
 
-    height: int
-    round: int
-    valid_round: int
+    height: Uint
+    round: Uint
+    valid_round: Uint
     block: Block
     polc: tuple[Vote, ...]
     sender: bytes
@@ -45,9 +45,9 @@ class Proposal(Wire, frozen=True):
 class ProposalClaim(Wire, frozen=True):
     """The part of a proposal that its signature covers: the block by id, the POLC not at all."""
 
-    height: int
-    round: int
-    valid_round: int
+    height: Uint
+    round: Uint
+    valid_round: Uint
     block_id: bytes
     sender: bytes
 
@@ -71,3 +71,40 @@ def verify_vote(vote: Vote, network: bytes) -> None:
         raise InvalidMessage(f"vote of type {vote.type} for {len(vote.block_id)} bytes")
     bare = Vote(vote.height, vote.round, vote.type, vote.block_id, vote.sender)
     verify_signature(vote.sender, vote.signature, kind="vote", body=encode(bare), network=network)
+
+
+def sign_proposal(proposal: Proposal, signer: Signer, network: bytes) -> Proposal:
+    """The proposal with the signer's signature over its claim."""
+    claim = get_claim(proposal, signer.public, network)
+    return Proposal(
+        proposal.height,
+        proposal.round,
+        proposal.valid_round,
+        proposal.block,
+        proposal.polc,
+        signer.public,
+        signer.sign("proposal", encode(claim), network),
+    )
+
+
+def get_claim(proposal: Proposal, sender: bytes, network: bytes) -> ProposalClaim:
+    """What the signature of a proposal covers."""
+    return ProposalClaim(
+        proposal.height,
+        proposal.round,
+        proposal.valid_round,
+        compute_block_id(proposal.block.header, network),
+        sender,
+    )
+
+
+def verify_proposal(proposal: Proposal, network: bytes) -> None:
+    """Raises InvalidSignature unless the sender signed the proposal's claim."""
+    claim = get_claim(proposal, proposal.sender, network)
+    verify_signature(
+        proposal.sender,
+        proposal.signature,
+        kind="proposal",
+        body=encode(claim),
+        network=network,
+    )

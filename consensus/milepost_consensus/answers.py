@@ -1,0 +1,198 @@
+"""What a signed answer changes in a submission: Hold, Attest, Witness and PanelVote.
+
+Every function is pure: it takes a Submission and returns the next one, or raises InvalidInput and
+has changed nothing.  Each sender has one say per subject, so replaying a transaction is refused.
+That the sender has the role it needs is checked before (rules.py).  Rule numbers refer to
+docs/spec/rules.md.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from milepost_consensus.duties import Terms
+from milepost_consensus.encoding import validate_digest, validate_uint
+from milepost_consensus.errors import InvalidTransaction
+from milepost_consensus.merkle import verify_path
+from milepost_consensus.submissions import (
+    AGREES,
+    DECIDED,
+    DIFFERS,
+    MISSED,
+    OPEN,
+    RETRACING,
+    WITNESSING,
+    Accusation,
+    Attest,
+    PanelAnswer,
+    PanelVote,
+    Submission,
+    Witness,
+    get_interval_count,
+    get_interval_steps,
+    validate_witness,
+)
+
+MAX_DISTANCE_PPM: Final = 10**12
+"""Distances are capped by whoever measures them: a million times the interval's movement."""
+
+
+def find_accusation(submission: Submission, *, interval: int, step: int) -> Accusation | None:
+    """The accusation of a step, if somebody made it."""
+    for accusation in submission.accusations:
+        if (accusation.interval, accusation.step) == (interval, step):
+            return accusation
+    return None
+
+
+def apply_hold(submission: Submission, *, sender: bytes) -> Submission:
+    """R9: a validator says once, before the verdict, that it holds the record."""
+    if submission.phase == DECIDED:
+        raise InvalidTransaction("the submission has its verdict already", slug="closed")
+    if sender in submission.holders:
+        raise InvalidTransaction("this validator has said so already", slug="already-said")
+    return replace(submission, holders=(*submission.holders, sender))
+
+
+def apply_attest(
+    submission: Submission, attest: Attest, terms: Terms, *, sender: bytes, height: int
+) -> Submission:
+    """R10: the holder of an open duty answers it."""
+    position = next(
+        (
+            position
+            for position, duty in enumerate(submission.duties)
+            if duty.interval == attest.interval and duty.verifier == sender
+        ),
+        None,
+    )
+    if position is None:
+        raise InvalidTransaction(
+            f"interval {attest.interval} was not dealt to {sender.hex()[:8]}", slug="not-your-duty"
+        )
+    duty = submission.duties[position]
+    if duty.answer in (AGREES, DIFFERS):
+        raise InvalidTransaction(
+            f"interval {duty.interval}: this verifier has answered already", slug="already-said"
+        )
+    if submission.phase != RETRACING or duty.answer == MISSED:
+        raise InvalidTransaction(f"interval {duty.interval}: answer came too late", slug="closed")
+    allowed = (0, 1) if terms.params.rule == "majority" else (1,)
+    if attest.agrees not in allowed:
+        raise InvalidTransaction(
+            f"agrees is {attest.agrees}; under rule {terms.params.rule} a difference is"
+            " reported as a witness"
+        )
+    if attest.work_step != duty.work_step:
+        raise InvalidTransaction(
+            f"the work digest covers step {attest.work_step}, the duty names {duty.work_step}"
+        )
+    validate_digest("work_digest", attest.work_digest)
+    validate_uint("distance_ppm", attest.distance_ppm, high=MAX_DISTANCE_PPM)
+    answered = replace(
+        duty,
+        answer=AGREES if attest.agrees else DIFFERS,
+        distance_ppm=attest.distance_ppm,
+        height=height,
+    )
+    duties = (*submission.duties[:position], answered, *submission.duties[position + 1 :])
+    return replace(submission, duties=duties)
+
+
+def apply_witness(
+    submission: Submission, witness: Witness, terms: Terms, *, sender: bytes, height: int
+) -> Submission:
+    """R11: any verifier but the submitter accuses one step of an interval, once per interval."""
+    _validate_accuser(submission, witness, terms, sender=sender)
+    validate_witness(witness)
+    validate_uint("distance_ppm", witness.distance_ppm, high=MAX_DISTANCE_PPM)
+    if not 0 <= witness.interval < get_interval_count(submission.submit):
+        raise InvalidTransaction(f"the run has no interval {witness.interval}")
+    steps = get_interval_steps(submission.submit, witness.interval)
+    if witness.step not in steps:
+        raise InvalidTransaction(f"step {witness.step} is not in interval {witness.interval}")
+    verify_path(
+        submission.submit.step_roots[witness.interval],
+        witness.leaf,
+        index=witness.step - steps.start,
+        count=len(steps),
+        path=witness.path,
+    )
+    duties = tuple(
+        replace(duty, answer=DIFFERS, distance_ppm=witness.distance_ppm, height=height)
+        if duty.interval == witness.interval and duty.verifier == sender and duty.answer != MISSED
+        else duty
+        for duty in submission.duties
+    )
+    accusations = _add_accuser(submission, witness, terms, sender)
+    return replace(submission, duties=duties, accusations=accusations)
+
+
+def _validate_accuser(
+    submission: Submission, witness: Witness, terms: Terms, *, sender: bytes
+) -> None:
+    if terms.params.rule != "witness":
+        raise InvalidTransaction(f"rule {terms.params.rule} knows no witnesses")
+    if sender == submission.sender:
+        raise InvalidTransaction("a submitter cannot accuse its own record")
+    if any(a.interval == witness.interval and sender in a.accusers for a in submission.accusations):
+        raise InvalidTransaction(
+            f"interval {witness.interval}: this verifier has accused it already",
+            slug="already-said",
+        )
+    if submission.phase not in (RETRACING, WITNESSING):
+        raise InvalidTransaction(
+            f"witnesses are heard while retracing, the submission is {submission.phase}",
+            slug="closed",
+        )
+
+
+def _add_accuser(
+    submission: Submission, witness: Witness, terms: Terms, sender: bytes
+) -> tuple[Accusation, ...]:
+    """The accusations with the witness in them; everybody has one answer about a step."""
+    found = find_accusation(submission, interval=witness.interval, step=witness.step)
+    answer = PanelAnswer(sender, witness.recomputed)
+    if found is None:
+        # A submitter that is itself a verifier has answered by its commitment.
+        own = PanelAnswer(submission.sender, witness.leaf)
+        first = Accusation(
+            interval=witness.interval,
+            step=witness.step,
+            leaf=witness.leaf,
+            pre_state=witness.pre_state,
+            accusers=(sender,),
+            answers=(own, answer) if terms.is_verifier(submission.sender) else (answer,),
+        )
+        return (*submission.accusations, first)
+    known = any(a.verifier == sender for a in found.answers)
+    joined = replace(
+        found,
+        accusers=(*found.accusers, sender),
+        answers=found.answers if known else (*found.answers, answer),
+    )
+    return tuple(joined if each is found else each for each in submission.accusations)
+
+
+def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) -> Submission:
+    """R12: any verifier says once what it got for an accused step, as long as that is open."""
+    validate_digest("recomputed", vote.recomputed)
+    found = find_accusation(submission, interval=vote.interval, step=vote.step)
+    if found is None:
+        raise InvalidTransaction(
+            f"nobody accused step {vote.step} of interval {vote.interval}",
+            slug="unknown-accusation",
+        )
+    if any(answer.verifier == sender for answer in found.answers):
+        raise InvalidTransaction(
+            f"step {vote.step}: this verifier has answered already", slug="already-said"
+        )
+    if submission.phase == DECIDED or found.outcome != OPEN:
+        raise InvalidTransaction(f"step {vote.step} is settled already", slug="closed")
+    joined = replace(found, answers=(*found.answers, PanelAnswer(sender, vote.recomputed)))
+    return replace(
+        submission,
+        accusations=tuple(joined if a is found else a for a in submission.accusations),
+    )

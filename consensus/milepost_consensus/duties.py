@@ -1,0 +1,138 @@
+"""Duties of a submission: how many agreeing answers an interval needs, and who replaces whom.
+
+Rule numbers refer to docs/spec/rules.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from milepost_consensus.election import compute_work_step
+from milepost_consensus.members import VERIFIER, Member
+from milepost_consensus.params import Params
+from milepost_consensus.submissions import (
+    AGREES,
+    MISSED,
+    OPEN,
+    REFUTED,
+    Duty,
+    Submission,
+    Submit,
+    get_interval_steps,
+)
+
+MAX_STRETCH: Final = 1_000_000
+"""Heights that slow steps can add to a retracing window: a day at ten blocks a second."""
+STRETCH_FACTOR: Final = 3
+"""A verifier may need three times what the submitter's machine declared."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What verification needs to know about the network; the same for all submissions."""
+
+    params: Params
+    members: Mapping[bytes, Member]
+    verifiers: tuple[Member, ...]
+    """All members that can retrain, by id; the panel."""
+    hold_quorum: int
+    """Validators that must hold a record before its election."""
+
+    @property
+    def panel_majority(self) -> int:
+        """Equal answers that settle an accusation: more than half of all verifiers."""
+        return len(self.verifiers) // 2 + 1
+
+    def is_verifier(self, member_id: bytes) -> bool:
+        """Whether a member sits on the panel."""
+        return bool(self.members[member_id].roles & VERIFIER)
+
+    def get_eligible(self, submitter: bytes) -> list[bytes]:
+        """Verifiers that may be elected (R14): not the submitter, not of its operator."""
+        operator = self.members[submitter].operator
+        return [m.id for m in self.verifiers if m.operator != operator]
+
+
+def get_required(submission: Submission, interval: int, terms: Terms) -> int:
+    """Agreeing answers that cover an interval (R18): s - floor(s / 3) of a sub-quorum, else 1."""
+    if interval not in submission.flagged:
+        return 1
+    size = min(terms.params.sub_quorum_size, len(submission.quorum))
+    return size - size // 3
+
+
+def get_lacking(submission: Submission, terms: Terms) -> dict[int, int]:
+    """How many agreeing answers every interval with duties still lacks, where it lacks any."""
+    agreed = Counter(duty.interval for duty in submission.duties if duty.answer == AGREES)
+    lacking = {
+        interval: get_required(submission, interval, terms) - agreed[interval]
+        for interval in sorted({duty.interval for duty in submission.duties})
+    }
+    return {interval: count for interval, count in lacking.items() if count > 0}
+
+
+def mark_missed(submission: Submission) -> tuple[Submission, dict[int, int]]:
+    """Close all open duties as missed (R15) and say how many there were per interval."""
+    missed = Counter(duty.interval for duty in submission.duties if duty.answer == OPEN)
+    duties = tuple(
+        replace(duty, answer=MISSED) if duty.answer == OPEN else duty for duty in submission.duties
+    )
+    return replace(submission, duties=duties), dict(sorted(missed.items()))
+
+
+def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple[Duty, ...]:
+    """New duties for verifiers not yet on the interval (R15); fewer than needed if none is left.
+
+    Standbys come before the quorum, members that missed nothing before those that did, little
+    work before much, then the order of the shuffle.  Never a fresh draw: abstaining must not
+    re-roll the dice.  Whoever accused falsely in this submission is passed over.
+    """
+    order = (*submission.standbys, *submission.quorum)
+    place = {verifier: position for position, verifier in enumerate(order)}
+    missed = {duty.verifier for duty in submission.duties if duty.answer == MISSED}
+    load = Counter(duty.verifier for duty in submission.duties)
+    busy = {(duty.interval, duty.verifier) for duty in submission.duties}
+    discredited = {
+        accuser
+        for accusation in submission.accusations
+        if accusation.outcome == REFUTED
+        for accuser in accusation.accusers
+    }
+    found: list[Duty] = []
+    for interval, need in sorted(needs.items()):
+        candidates = sorted(
+            (v for v in order if (interval, v) not in busy and v not in discredited),
+            key=lambda v: (v in submission.quorum, v in missed, load[v], place[v]),
+        )
+        for verifier in candidates[:need]:
+            load[verifier] += 1
+            found.append(
+                Duty(
+                    interval=interval,
+                    verifier=verifier,
+                    flagged=int(interval in submission.flagged),
+                    work_step=compute_work_step(
+                        submission.seed, submission.submit, interval, verifier
+                    ),
+                )
+            )
+    return tuple(found)
+
+
+def compute_window(duties: Sequence[Duty], submit: Submit, terms: Terms) -> int:
+    """Heights in which open duties can be answered: the window, stretched for slow steps (R14).
+
+    The stretch is the declared cost of the busiest verifier's steps, three times, at the fastest
+    pace of blocks: a busy network must not shorten the time to retrain.
+    """
+    steps: Counter[bytes] = Counter()
+    for duty in duties:
+        steps[duty.verifier] += len(get_interval_steps(submit, duty.interval))
+    work_us = STRETCH_FACTOR * submit.step_us * max(steps.values(), default=0)
+    pace_us = 1_000 * max(1, terms.params.min_block_ms)
+    return terms.params.attest_window + min(MAX_STRETCH, -(-work_us // pace_us))

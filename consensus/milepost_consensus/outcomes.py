@@ -1,0 +1,204 @@
+"""Verdicts from what stands in a submission: the words, the table of intervals, who was overruled.
+
+Rule numbers refer to docs/spec/rules.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from milepost_consensus.duties import Terms, get_required
+from milepost_consensus.submissions import (
+    AGREES,
+    DIFFERS,
+    REFUTED,
+    UNSETTLED,
+    UPHELD,
+    Accusation,
+    Submission,
+    get_interval_count,
+)
+from milepost_consensus.verdicts import (
+    ANCHORED_ONLY,
+    FULL,
+    INVALID,
+    SAMPLED,
+    UNDECIDED,
+    VALID,
+    IntervalResult,
+    Refutation,
+    Verdict,
+)
+
+
+def get_truth(accusation: Accusation, terms: Terms) -> bytes | None:
+    """The digest that more than half of all verifiers got for the accused step (R17)."""
+    counts = Counter(answer.recomputed for answer in accusation.answers)
+    return next((d for d, n in counts.items() if n >= terms.panel_majority), None)
+
+
+def decide_valid(submission: Submission, terms: Terms, *, height: int) -> Verdict:
+    """VALID: every interval with duties has the agreeing answers it needs (R18)."""
+    total = get_interval_count(submission.submit)
+    count = len(get_results(submission))
+    reason = (
+        f"all {total} intervals retrace"
+        if count == total
+        else f"{count} of {total} intervals were retraced and agree"
+    )
+    return _make_verdict(submission, terms, outcome=VALID, reason=reason, height=height)
+
+
+def decide_invalid(submission: Submission, terms: Terms, *, height: int) -> Verdict:
+    """INVALID: the panel upheld a witness; the first interval named by one is the reason (R18)."""
+    refuted = tuple(
+        Refutation(interval, step)
+        for interval, step in sorted(
+            (a.interval, a.step) for a in submission.accusations if a.outcome == UPHELD
+        )
+    )
+    first = refuted[0]
+    reason = (
+        f"interval {first.interval} does not retrace:"
+        f" step {first.step} does not follow from the submitter's own state"
+    )
+    return _make_verdict(
+        submission, terms, outcome=INVALID, reason=reason, height=height, refuted=refuted
+    )
+
+
+def decide_outvoted(
+    submission: Submission, intervals: Sequence[int], terms: Terms, *, height: int
+) -> Verdict:
+    """INVALID by rule majority: these intervals found no majority that agrees (R19)."""
+    steps = submission.submit.steps_per_interval
+    first = intervals[0]
+    agreed = sum(d.interval == first and d.answer == AGREES for d in submission.duties)
+    assigned = sum(d.interval == first for d in submission.duties)
+    return _make_verdict(
+        submission,
+        terms,
+        outcome=INVALID,
+        reason=f"interval {first} does not retrace: {agreed} of {assigned} verifiers agree",
+        height=height,
+        refuted=tuple(Refutation(interval, interval * steps) for interval in intervals),
+    )
+
+
+def decide_not_held(submission: Submission, terms: Terms, *, height: int) -> Verdict:
+    """UNDECIDED: the record was not available (R13)."""
+    reason = (
+        "not enough validators could hold the record:"
+        f" {len(submission.holders)} of the {terms.hold_quorum} needed"
+    )
+    return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
+
+
+def decide_no_verifier(submission: Submission, terms: Terms, *, height: int) -> Verdict:
+    """UNDECIDED: every verifier is the submitter or of its operator (R14)."""
+    reason = "no verifier is independent of the submitter"
+    return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
+
+
+def decide_unsettled(submission: Submission, terms: Terms, *, height: int) -> Verdict:
+    """UNDECIDED: the panel did not settle an accusation (R18)."""
+    step, interval = min(
+        (a.step, a.interval) for a in submission.accusations if a.outcome == UNSETTLED
+    )
+    reason = (
+        f"the verifiers could not settle whether step {step} of interval {interval} follows:"
+        f" no result reached {terms.panel_majority} of {len(terms.verifiers)}"
+    )
+    return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
+
+
+def decide_uncovered(
+    submission: Submission, interval: int, terms: Terms, *, height: int
+) -> Verdict:
+    """UNDECIDED: too few verifiers answered for an interval and none is left to ask (R18)."""
+    agreed = sum(d.interval == interval and d.answer == AGREES for d in submission.duties)
+    reason = (
+        f"too few verifiers retraced interval {interval}:"
+        f" {agreed} of the {get_required(submission, interval, terms)} needed"
+    )
+    return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
+
+
+def get_results(submission: Submission) -> tuple[IntervalResult, ...]:
+    """The intervals that somebody retraced, and how that came out (R20)."""
+    assigned: Counter[int] = Counter()
+    agreed: Counter[int] = Counter()
+    differed: Counter[int] = Counter()
+    for duty in submission.duties:
+        assigned[duty.interval] += 1
+        agreed[duty.interval] += duty.answer == AGREES
+        differed[duty.interval] += duty.answer == DIFFERS
+    return tuple(
+        IntervalResult(
+            interval=interval,
+            flagged=int(interval in submission.flagged),
+            assigned=assigned[interval],
+            agreed=agreed[interval],
+            differed=differed[interval],
+        )
+        for interval in sorted(assigned)
+        if agreed[interval] + differed[interval]
+    )
+
+
+def get_overruled(submission: Submission, terms: Terms) -> tuple[bytes, ...]:
+    """Verifiers that the panel contradicted, by id (R18).
+
+    These accused falsely, recomputed a step to something else than the panel, or attested an
+    interval that was refuted.  The submitter's own commitment is not a verifier's answer.
+    """
+    wrong: set[bytes] = set()
+    for accusation in submission.accusations:
+        if accusation.outcome == REFUTED:
+            wrong.update(accusation.accusers)
+        if accusation.outcome == UPHELD:
+            wrong.update(
+                duty.verifier
+                for duty in submission.duties
+                if duty.interval == accusation.interval and duty.answer == AGREES
+            )
+        truth = get_truth(accusation, terms)
+        if truth is not None:
+            wrong.update(a.verifier for a in accusation.answers if a.recomputed != truth)
+    return tuple(sorted(wrong - {submission.sender}))
+
+
+def _make_verdict(
+    submission: Submission,
+    terms: Terms,
+    *,
+    outcome: str,
+    reason: str,
+    height: int,
+    refuted: tuple[Refutation, ...] = (),
+) -> Verdict:
+    """R20: the assurance says how much was retraced, and nothing where there is no answer."""
+    results = get_results(submission)
+    intervals = get_interval_count(submission.submit)
+    if outcome == UNDECIDED:
+        assurance = ANCHORED_ONLY
+    else:
+        assurance = FULL if len(results) == intervals else SAMPLED
+    return Verdict(
+        submission=submission.id,
+        sender=submission.sender,
+        model_digest=submission.submit.model_digest,
+        outcome=outcome,
+        reason=reason,
+        assurance=assurance,
+        profile=submission.submit.profile,
+        rule=terms.params.rule,
+        intervals=intervals,
+        retraced=results,
+        refuted=refuted,
+        overruled=get_overruled(submission, terms),
+        seed=submission.seed,
+        anchored_height=submission.anchored_height,
+        height=height,
+    )

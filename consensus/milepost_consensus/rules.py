@@ -1,0 +1,168 @@
+"""The ledger rules: which transactions and blocks follow from a state, and what they make of it.
+
+A block is applied in three movements: submissions whose record is held get their election, the
+transactions take effect in order, the height passes for every open submission.  `build_block`
+leaves out transactions that do not apply; in a block of somebody else one such transaction makes
+the whole block invalid.  Rule numbers refer to docs/spec/rules.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from milepost_consensus.blocks import VERSION, Block, Header, compute_block_id, compute_tx_root
+from milepost_consensus.draft import Draft
+from milepost_consensus.encoding import MAX_UINT, encode
+from milepost_consensus.errors import InvalidBlock, InvalidInput
+from milepost_consensus.members import Member
+from milepost_consensus.params import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS
+from milepost_consensus.state import LedgerState
+from milepost_consensus.submissions import SEEDING, Tx
+
+HEADER_BYTES: Final = 1_024
+"""Room for the header and framing in a block's byte limit."""
+
+
+def check_tx(state: LedgerState, tx: Tx) -> None:
+    """Raises InvalidInput unless the next block could carry the transaction."""
+    Draft(state).apply_tx(tx)
+
+
+def build_block(
+    state: LedgerState,
+    *,
+    round: int,  # noqa: A002  the word of the protocol
+    proposer: bytes,
+    txs: Iterable[Tx],
+    time_ms: int,
+) -> tuple[Block, LedgerState]:
+    """The block that a proposer makes of the transactions at hand, and the state after it.
+
+    Transactions that do not apply or do not fit are left out.  The time is the clock's, or the
+    earliest that R3 allows.
+    """
+    height = state.height + 1
+    assert proposer == get_proposer(state.validators, height, round).id
+    draft, chosen = Draft(state), list[Tx]()
+    size_bytes = HEADER_BYTES
+    for tx in txs:
+        tx_bytes = len(encode(tx))
+        if len(chosen) == MAX_BLOCK_TRANSACTIONS or size_bytes + tx_bytes > MAX_BLOCK_BYTES:
+            continue
+        try:
+            draft.apply_tx(tx)
+        except InvalidInput:
+            continue
+        chosen.append(tx)
+        size_bytes += tx_bytes
+    draft.close()
+    body = tuple(chosen)
+    after = draft.get_state()
+    header = Header(
+        version=VERSION,
+        height=height,
+        round=round,
+        time_ms=max(time_ms, get_earliest_time_ms(state, empty=not body)),
+        prev_id=state.last_id,
+        proposer=proposer,
+        tx_root=compute_tx_root(body, state.network),
+        state_root=after.root,
+        validators_hash=state.validators_hash,
+    )
+    return Block(header, body), _seal(after, header)
+
+
+def validate_block(state: LedgerState, block: Block, *, now_ms: int | None) -> LedgerState:
+    """The state after a block; raises InvalidBlock unless it is valid in this state (R1 to R6).
+
+    `now_ms` is the local clock, against which a proposal's time is checked; None for a block that
+    its certificate already made final.
+    """
+    header = block.header
+    _validate_place(state, header)
+    _validate_size(block)
+    # R5, first half: the header commits to the transactions.
+    if header.tx_root != compute_tx_root(block.txs, state.network):
+        raise InvalidBlock("the transactions are not those of the header's tx_root")
+    _validate_time(state, block, now_ms=now_ms)
+    draft = Draft(state)
+    for position, tx in enumerate(block.txs):
+        try:
+            draft.apply_tx(tx)
+        except InvalidInput as error:
+            raise InvalidBlock(f"transaction {position} does not apply: {error}") from error
+    draft.close()
+    after = draft.get_state()
+    # R5, second half: and to the state that they lead to.
+    if header.state_root != after.root:
+        raise InvalidBlock("the state after the block is not that of the header's state_root")
+    return _seal(after, header)
+
+
+def get_proposer(validators: Sequence[Member], height: int, round_: int) -> Member:
+    """R2: validators take turns by id, one step per height and per round."""
+    return validators[(height + round_) % len(validators)]
+
+
+def get_block_delay_ms(state: LedgerState) -> int | None:
+    """How long after the last block an empty one is due; None while nothing waits for heights."""
+    if not state.open_submissions:
+        return None
+    if any(submission.phase == SEEDING for submission in state.open_submissions):
+        return state.params.min_block_ms
+    return state.params.idle_block_ms
+
+
+def get_earliest_time_ms(state: LedgerState, *, empty: bool) -> int:
+    """R3: the earliest time of the next block.  Empty blocks must not race through windows."""
+    pause_ms = state.params.min_block_ms
+    if empty:
+        pause_ms = max(pause_ms, get_block_delay_ms(state) or state.params.idle_block_ms)
+    return state.last_time_ms + pause_ms
+
+
+def _validate_place(state: LedgerState, header: Header) -> None:
+    """R1, R2: the block follows the last one, under the same validators, from whose turn it is."""
+    if header.version != VERSION:
+        raise InvalidBlock(f"block version {header.version}, this release knows {VERSION}")
+    if header.height != state.height + 1 or header.prev_id != state.last_id:
+        raise InvalidBlock(
+            f"block {header.height} after {header.prev_id.hex()[:8]} does not follow block"
+            f" {state.height}, {state.last_id.hex()[:8]}"
+        )
+    if header.validators_hash != state.validators_hash:
+        raise InvalidBlock("the header commits to other validators")
+    if not 0 <= header.round <= MAX_UINT:
+        raise InvalidBlock(f"round {header.round}")
+    if header.proposer != get_proposer(state.validators, header.height, header.round).id:
+        raise InvalidBlock(f"it is not the turn of {header.proposer.hex()[:8]}")
+
+
+def _validate_time(state: LedgerState, block: Block, *, now_ms: int | None) -> None:
+    """R3: time passes between blocks, and no faster than clocks drift apart."""
+    time_ms = block.header.time_ms
+    earliest_ms = get_earliest_time_ms(state, empty=not block.txs)
+    if not earliest_ms <= time_ms <= MAX_UINT:
+        raise InvalidBlock(f"time {time_ms} ms, the earliest allowed is {earliest_ms} ms")
+    if now_ms is not None and time_ms > now_ms + state.params.max_clock_drift_ms:
+        raise InvalidBlock(f"time {time_ms} ms lies too far ahead of the local {now_ms} ms")
+
+
+def _validate_size(block: Block) -> None:
+    """R4: a block stays within the limits of count and bytes."""
+    if len(block.txs) > MAX_BLOCK_TRANSACTIONS:
+        raise InvalidBlock(f"{len(block.txs)} transactions, allowed are {MAX_BLOCK_TRANSACTIONS}")
+    size_bytes = HEADER_BYTES + sum(len(encode(tx)) for tx in block.txs)
+    if size_bytes > MAX_BLOCK_BYTES:
+        raise InvalidBlock(f"{size_bytes} bytes of transactions, allowed are {MAX_BLOCK_BYTES}")
+
+
+def _seal(after: LedgerState, header: Header) -> LedgerState:
+    return replace(
+        after,
+        height=header.height,
+        last_id=compute_block_id(header, after.network),
+        last_time_ms=header.time_ms,
+    )

@@ -1,0 +1,245 @@
+"""A ledger without consensus for tests: blocks are built by whoever's turn it is and validated.
+
+Records are synthetic: step digests are derived from a name, so that a test can point at a step and
+open it, without anything being trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from milepost_consensus.blocks import Block
+from milepost_consensus.crypto import Ed25519Signer, Signer, compute_digest
+from milepost_consensus.members import SUBMITTER, VALIDATOR, VERIFIER, Genesis, Member
+from milepost_consensus.merkle import compute_path, compute_root
+from milepost_consensus.params import Params
+from milepost_consensus.rules import build_block, get_proposer, validate_block
+from milepost_consensus.state import LedgerState, make_initial_state
+from milepost_consensus.submissions import (
+    Attest,
+    Duty,
+    Hold,
+    PanelVote,
+    Payload,
+    Submission,
+    Submit,
+    Tx,
+    Witness,
+    compute_state_digest,
+    compute_submission_id,
+    get_interval_steps,
+    make_tx,
+)
+from milepost_consensus.verdicts import Verdict
+
+TIME_MS = 1_700_000_000_000
+
+
+def make_signer(name: str) -> Ed25519Signer:
+    """A key that depends on a name only."""
+    return Ed25519Signer.from_seed(hashlib.sha256(name.encode()).digest())
+
+
+def make_hash(*parts: object) -> bytes:
+    """A digest-sized value for whatever a test does not care about."""
+    return hashlib.sha256(repr(parts).encode()).digest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A synthetic record: its submission and the step digests under its roots."""
+
+    submit: Submit
+    leaves: tuple[tuple[bytes, ...], ...]
+
+    def make_witness(self, submission: bytes, step: int, *, recomputed: bytes) -> Witness:
+        """A well-formed accusation of a step."""
+        interval = step // self.submit.steps_per_interval
+        index = step - get_interval_steps(self.submit, interval).start
+        leaves = self.leaves[interval]
+        return Witness(
+            submission=submission,
+            interval=interval,
+            step=step,
+            leaf=leaves[index],
+            path=compute_path(leaves, index),
+            pre_state=bytes(32),
+            recomputed=recomputed,
+            distance_ppm=380_000,
+        )
+
+
+def make_record(
+    name: str = "run",
+    *,
+    intervals: int = 6,
+    steps_per_interval: int = 4,
+    cut: int = 0,
+    change_scores: Sequence[int] | None = None,
+    model: str | None = None,
+    step_us: int = 0,
+) -> Record:
+    """A record that passes every check the ledger makes; `cut` shortens the last interval."""
+    steps = intervals * steps_per_interval - cut
+    model_digest, optimizer_digest = make_hash("model", model or name), make_hash("optimizer", name)
+    ranges = [
+        range(k * steps_per_interval, min((k + 1) * steps_per_interval, steps))
+        for k in range(intervals)
+    ]
+    leaves = tuple(tuple(make_hash("step", name, t) for t in each) for each in ranges)
+    final = compute_state_digest(steps, model_digest, optimizer_digest)
+    submit = Submit(
+        name=name,
+        recipe=make_hash("recipe"),
+        dataset_root=make_hash("data"),
+        records=100,
+        profile="class",
+        device_class="test",
+        steps=steps,
+        steps_per_interval=steps_per_interval,
+        snapshots=(*(make_hash("snapshot", name, k) for k in range(intervals)), final),
+        step_roots=tuple(compute_root(each) for each in leaves),
+        change_scores=tuple(change_scores or [1_000_000 // (k + 1) for k in range(intervals)]),
+        rate_sums=(1_000_000,) * intervals,
+        model_digest=model_digest,
+        optimizer_digest=optimizer_digest,
+        manifest=make_hash("manifest", name),
+        size_bytes=1_000,
+        step_us=step_us,
+    )
+    return Record(submit, leaves)
+
+
+def make_genesis(
+    count: int = 7,
+    *,
+    params: Params | None = None,
+    operators: Sequence[str] | None = None,
+    submitters: Sequence[str] = ("submitter",),
+) -> Genesis:
+    """`count` members that validate and verify, and submitters that do neither."""
+    nodes = tuple(
+        Member(
+            id=make_signer(f"node-{i}").public,
+            name=f"node-{i}",
+            roles=VALIDATOR | VERIFIER,
+            operator=operators[i] if operators else f"operator-{i}",
+        )
+        for i in range(count)
+    )
+    others = tuple(
+        Member(id=make_signer(name).public, name=name, roles=SUBMITTER, operator=f"of-{name}")
+        for name in submitters
+    )
+    return Genesis("test", TIME_MS, params or Params(), (*nodes, *others))
+
+
+class Ledger:
+    """A chain of one node that plays all proposers; every block is validated on the way."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self.state: LedgerState = make_initial_state(genesis)
+        self.blocks: list[Block] = []
+        self.signers: dict[bytes, Signer] = {
+            make_signer(member.name).public: make_signer(member.name) for member in genesis.members
+        }
+
+    @property
+    def verifiers(self) -> tuple[bytes, ...]:
+        return tuple(member.id for member in self.state.verifiers)
+
+    def sign(self, payload: Payload, sender: bytes | str, *, valid_until: int | None = None) -> Tx:
+        """A transaction for the next block."""
+        signer = make_signer(sender) if isinstance(sender, str) else self.signers[sender]
+        return make_tx(
+            payload,
+            signer=signer,
+            valid_until=self.state.height + 100 if valid_until is None else valid_until,
+            network=self.state.network,
+        )
+
+    def apply(self, txs: Iterable[Tx] = ()) -> Block:
+        """Append one block of these transactions; all of them must be in it."""
+        given = tuple(txs)
+        proposer = get_proposer(self.state.validators, self.state.height + 1, 0).id
+        block, built = build_block(
+            self.state, round=0, proposer=proposer, txs=given, time_ms=self.state.last_time_ms
+        )
+        assert block.txs == given
+        validated = validate_block(self.state, block, now_ms=block.header.time_ms)
+        assert (validated.last_id, validated.root) == (built.last_id, built.root)
+        self.state = validated
+        self.blocks.append(block)
+        return block
+
+    def run(self, heights: int) -> None:
+        """Append empty blocks."""
+        for _ in range(heights):
+            self.apply()
+
+    def run_until(self, submission: bytes, *phases: str, limit: int = 2_000) -> Submission:
+        """Append empty blocks until the submission is in one of the phases."""
+        for _ in range(limit):
+            if self.get(submission).phase in phases:
+                return self.get(submission)
+            self.apply()
+        raise AssertionError(f"{self.get(submission).phase} for {limit} heights")
+
+    def get(self, submission: bytes) -> Submission:
+        """The submission's entry."""
+        return self.state.submissions[submission]
+
+    def get_verdict(self, submission: bytes) -> Verdict:
+        """The submission's verdict."""
+        return self.state.verdicts[submission]
+
+    def submit(self, record: Record, sender: str = "submitter") -> bytes:
+        """Anchor a record; returns the submission's id."""
+        self.apply([self.sign(record.submit, sender)])
+        return compute_submission_id(make_signer(sender).public, record.submit, self.state.network)
+
+    def hold(self, submission: bytes, count: int | None = None) -> None:
+        """Let the first `count` validators hold the record, all by default; one block."""
+        holders = [member.id for member in self.state.validators][:count]
+        self.apply([self.sign(Hold(submission), holder) for holder in holders])
+
+    def start(self, record: Record, sender: str = "submitter") -> bytes:
+        """Submit, hold and elect; returns the id of a submission that is being retraced."""
+        submission = self.submit(record, sender)
+        self.hold(submission)
+        self.apply()
+        return submission
+
+    def attest(self, submission: bytes, duty: Duty, *, agrees: int = 1) -> Tx:
+        """The answer to a duty."""
+        payload = Attest(
+            submission=submission,
+            interval=duty.interval,
+            agrees=agrees,
+            work_step=duty.work_step,
+            work_digest=compute_digest("work", duty.verifier),
+            distance_ppm=0,
+        )
+        return self.sign(payload, duty.verifier)
+
+    def attest_open(
+        self, submission: bytes, *, silent: Iterable[bytes] = (), intervals: Iterable[int] = ()
+    ) -> None:
+        """All open duties are answered with agreement, except by the silent; one block.
+
+        With `intervals`, duties of other intervals stay open.
+        """
+        quiet, wanted = frozenset(silent), frozenset(intervals)
+        self.apply(
+            self.attest(submission, duty)
+            for duty in self.get(submission).duties
+            if not duty.answer
+            and duty.verifier not in quiet
+            and (not wanted or duty.interval in wanted)
+        )
+
+    def vote(self, submission: bytes, witness: Witness, recomputed: bytes, sender: bytes) -> Tx:
+        """A panel answer to a witness."""
+        return self.sign(PanelVote(submission, witness.interval, witness.step, recomputed), sender)

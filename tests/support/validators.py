@@ -1,0 +1,107 @@
+"""A few validators with fixed keys, and the messages that they sign."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from milepost_consensus.blocks import Block, Certificate, compute_block_id
+from milepost_consensus.certificates import make_certificate
+from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.members import VALIDATOR, Genesis, Member
+from milepost_consensus.params import Params
+from milepost_consensus.rules import build_block, get_proposer
+from milepost_consensus.state import LedgerState, make_initial_state
+from milepost_consensus.votes import PRECOMMIT, Proposal, Vote, sign_proposal, sign_vote
+
+GENESIS_MS = 1_750_000_000_000
+
+
+def make_signer(name: str) -> Ed25519Signer:
+    """The signer whose seed is the digest of a name."""
+    return Ed25519Signer.from_seed(hashlib.sha256(name.encode()).digest())
+
+
+class Validators:
+    """`count` validators in the order of their ids, and what they could say."""
+
+    def __init__(self, count: int, params: Params | None = None) -> None:
+        signers = sorted((make_signer(f"validator {i}") for i in range(count)), key=_public)
+        self.signers: Sequence[Ed25519Signer] = signers
+        self.genesis = Genesis(
+            "test",
+            GENESIS_MS,
+            params or Params(),
+            tuple(Member(s.public, f"v{i}", VALIDATOR, f"o{i}") for i, s in enumerate(signers)),
+        )
+        self.state = make_initial_state(self.genesis)
+        self.network = self.state.network
+
+    def get_turn(self, height: int, round_: int) -> int:
+        """The index of the round's proposer."""
+        proposer = get_proposer(self.state.validators, height, round_)
+        return self.state.validators.index(proposer)
+
+    def make_block(
+        self, round_: int = 0, *, state: LedgerState | None = None, later_ms: int = 0
+    ) -> tuple[Block, LedgerState]:
+        """An empty block of the round's proposer; different `later_ms` make different ones."""
+        state = state or self.state
+        return build_block(
+            state,
+            round=round_,
+            proposer=self.signers[self.get_turn(state.height + 1, round_)].public,
+            txs=(),
+            time_ms=state.last_time_ms + 5_000 + later_ms,
+        )
+
+    def get_id(self, block: Block) -> bytes:
+        """The id of a block."""
+        return compute_block_id(block.header, self.network)
+
+    def make_proposal(
+        self,
+        block: Block,
+        *,
+        round_: int | None = None,
+        polc: tuple[Vote, ...] = (),
+        sender: int | None = None,
+        valid_round: int | None = None,
+    ) -> Proposal:
+        """A proposal in the block's own round, or of a backed block in a later one."""
+        height = block.header.height
+        round_ = block.header.round if round_ is None else round_
+        if valid_round is None:
+            valid_round = polc[0].round if polc else -1
+        signer = self.signers[self.get_turn(height, round_) if sender is None else sender]
+        bare = Proposal(height, round_, valid_round + 1, block, polc, signer.public)
+        return sign_proposal(bare, signer, self.network)
+
+    def make_vote(
+        self, sender: int, type_: int, block_id: bytes, *, round_: int = 0, height: int = 1
+    ) -> Vote:
+        """A vote of one validator."""
+        signer = self.signers[sender]
+        return sign_vote(Vote(height, round_, type_, block_id, signer.public), signer, self.network)
+
+    def make_votes(
+        self, senders: Sequence[int], type_: int, block_id: bytes, *, round_: int = 0
+    ) -> tuple[Vote, ...]:
+        """Votes of several validators at height 1."""
+        return tuple(self.make_vote(i, type_, block_id, round_=round_) for i in senders)
+
+    def make_certificate(
+        self, block: Block, senders: Sequence[int], *, round_: int = 0
+    ) -> Certificate:
+        """The certificate that these validators sign."""
+        votes = [
+            self.make_vote(
+                i, PRECOMMIT, self.get_id(block), round_=round_, height=block.header.height
+            )
+            for i in senders
+        ]
+        return make_certificate(votes, self.state.validators)
+
+
+def _public(signer: Ed25519Signer) -> bytes:
+    return signer.public

@@ -1,0 +1,151 @@
+"""Rewrite the test vectors: `python -m tests.vectors.write` from the root of the repository."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from milepost_consensus.blocks import compute_block_id
+from milepost_consensus.crypto import compute_digest
+from milepost_consensus.election import Drbg, compute_seed, elect
+from milepost_consensus.encoding import encode
+from milepost_consensus.flagging import compute_flags, compute_log2
+from milepost_consensus.members import compute_network_id
+from milepost_consensus.params import Params
+from milepost_consensus.submissions import Hold, compute_tx_id, make_tx
+from milepost_consensus.views import to_view
+from tests.support.ledger import Ledger, make_genesis, make_hash, make_record, make_signer
+
+FOLDER = Path(__file__).parent
+SEED = bytes(range(32))
+CURVES: dict[str, tuple[list[int], list[int]]] = {
+    "decaying": ([10**9 // (k + 1) for k in range(12)], [10**6] * 12),
+    "spike": ([10**9 // (k + 1) * (5 if k == 7 else 1) for k in range(12)], [10**6] * 12),
+    "hardly moving": ([10**9 // (k + 1) // (9 if k == 7 else 1) for k in range(12)], [10**6] * 12),
+    "standing still": ([0 if k == 3 else 10**9 for k in range(12)], [10**6] * 12),
+    "short": ([10**9, 10**9, 0], [10**6] * 3),
+}
+
+
+def make_digests() -> Any:
+    """Digests, signatures and canonical bytes."""
+    ledger = Ledger(make_genesis(4))
+    network = compute_network_id(ledger.state.genesis)
+    block = ledger.apply([ledger.sign(make_record().submit, "submitter")])
+    tx = make_tx(Hold(SEED), signer=make_signer("node-0"), valid_until=9, network=network)
+    return {
+        "digest": {
+            "kind": "vote",
+            "body": b"body".hex(),
+            "network": SEED.hex(),
+            "result": compute_digest("vote", b"body", SEED).hex(),
+        },
+        "genesis": {"bytes": encode(ledger.state.genesis).hex(), "network_id": network.hex()},
+        "transaction": {
+            "view": to_view(tx),
+            "bytes": encode(tx).hex(),
+            "id": compute_tx_id(tx, network).hex(),
+        },
+        "block": {
+            "header": to_view(block.header),
+            "bytes": encode(block.header).hex(),
+            "id": compute_block_id(block.header, network).hex(),
+        },
+    }
+
+
+def make_elections() -> Any:
+    """The generator and elections of 3 to 12 verifiers."""
+    verifiers = [make_hash("verifier", i) for i in range(12)]
+    elections = []
+    for name, eligible, intervals, flagged, params in (
+        ("everybody, one flag", 7, 8, (3,), Params()),
+        ("small quorum with standbys", 12, 8, (0, 7), Params(quorum_size=6)),
+        ("fewer verifiers than a sub-quorum", 3, 5, (2,), Params()),
+        ("two auditors each", 9, 6, (), Params(auditors=2)),
+        ("only the ends", 9, 6, (), Params(auditors=0)),
+        ("majority", 12, 10, (4,), Params(rule="majority", quorum_size=10)),
+        ("majority, small quorum", 3, 10, (4, 5), Params(rule="majority")),
+    ):
+        submit = make_record(name, intervals=intervals, cut=1).submit
+        result = elect(
+            seed=SEED,
+            submit=submit,
+            eligible=verifiers[:eligible],
+            flagged=flagged,
+            params=params,
+        )
+        elections.append(
+            {
+                "name": name,
+                "seed": SEED.hex(),
+                "steps": submit.steps,
+                "steps_per_interval": submit.steps_per_interval,
+                "eligible": [v.hex() for v in verifiers[:eligible]],
+                "flagged": list(flagged),
+                "params": to_view(params),
+                "quorum": [v.hex() for v in result.quorum],
+                "standbys": [v.hex() for v in result.standbys],
+                "duties": [
+                    [duty.interval, duty.verifier.hex(), duty.work_step] for duty in result.duties
+                ],
+            }
+        )
+    words, draws = Drbg(SEED, "label"), Drbg(SEED, "label")
+    return {
+        "seed_from_block": {
+            "block_id": make_hash("block").hex(),
+            "submission": make_hash("submission").hex(),
+            "result": compute_seed(make_hash("block"), make_hash("submission")).hex(),
+        },
+        "words": {
+            "seed": SEED.hex(),
+            "label": "label",
+            "results": [words.below(1 << 64) for _ in range(9)],
+        },
+        "draws": [
+            {"limit": limit, "result": draws.below(limit)}
+            for limit in (1, 2, 3, 10, 1_000, 2**63 + 1, 2**63 + 1, 2**64 - 1)
+        ],
+        "shuffle": Drbg(SEED, "shuffle").shuffle(range(20)),
+        "elections": elections,
+    }
+
+
+def make_flags() -> Any:
+    """Logarithms and flags."""
+    return {
+        "log2": [
+            {"value": value, "result": compute_log2(value)}
+            for value in (1, 2, 3, 10, 1_000, 2**32 - 1, 2**63 - 1)
+        ],
+        "curves": [
+            {
+                "name": name,
+                "change_scores": scores,
+                "rate_sums": rates,
+                "robust": list(compute_flags(scores, rates, "robust")),
+                "upper": list(compute_flags(scores, rates, "upper")),
+            }
+            for name, (scores, rates) in CURVES.items()
+        ],
+    }
+
+
+VECTORS = {
+    "digests.json": make_digests,
+    "election.json": make_elections,
+    "flagging.json": make_flags,
+}
+
+
+def render(name: str) -> str:
+    """The text of one vector file."""
+    return json.dumps(VECTORS[name](), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    for name in VECTORS:
+        (FOLDER / name).write_text(render(name))
+        print(f"wrote tests/vectors/{name}")
