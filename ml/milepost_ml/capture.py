@@ -1,0 +1,356 @@
+"""Turns a user's model and loss into a graph of listed operators, once, on the first batch.
+
+`torch.export` traces the module in training mode; what comes out is translated into the recipe's
+plain data, and an operator that is not on the list is refused by name with what to use instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch.fx import Node as TracedNode
+
+from milepost_ml.errors import InvalidRecord, RecordingError
+from milepost_ml.graph import DTYPE_NAMES, GraphRunner
+from milepost_ml.nodes import (
+    DType,
+    Graph,
+    Infinity,
+    Input,
+    Item,
+    Node,
+    Ref,
+    Value,
+    validate_graph,
+)
+from milepost_ml.operators import DTYPES, OPERATORS, Argument, get_instead
+
+Loss = Callable[[Any, Any], torch.Tensor]
+
+_DTYPE_NAMES: Final = {getattr(torch, name): name for name in DTYPES}
+_CHECKS: Final = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async"})
+"""Operators that only check; without them the graph computes the same."""
+_WITHOUT_EFFECT: Final[dict[str, tuple[Any, ...]]] = {
+    "device": (None, torch.device("cpu")),
+    "layout": (None, torch.strided),
+    "pin_memory": (None, False),
+    "memory_format": (None, torch.contiguous_format, torch.preserve_format),
+    "generator": (None,),
+    "sparse_grad": (False,),
+    "implicit": (False,),
+    "path": (None,),
+}
+"""Arguments that recipes leave out, with the values that make no difference on a CPU."""
+
+
+class StepModule(torch.nn.Module):
+    """The forward-and-loss computation of one step: all tensors but the last go into the model."""
+
+    def __init__(self, model: torch.nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = (loss,)  # in a tuple, so that a loss module is not registered as a part
+
+    def forward(self, *batch: torch.Tensor) -> torch.Tensor:
+        return self._loss[0](self.model(*batch[:-1]), batch[-1])
+
+
+class Captured(NamedTuple):
+    """A graph and the names of the parameters that a step gives a gradient."""
+
+    graph: Graph
+    trained: frozenset[str]
+
+
+def _refuse(what: str, slug: str = "cannot-capture") -> RecordingError:
+    return RecordingError(what, slug=slug)
+
+
+def _get_canonical_names(module: StepModule) -> dict[str, tuple[str, str]]:
+    """For every name in the exported signature: (source, the name the tensor is recorded under).
+
+    A tensor shared by two layers is recorded once, under the name that comes first.
+    """
+    model = module.model
+    first = {id(tensor): name for name, tensor in model.named_parameters()}
+    names = {
+        f"model.{name}": ("parameter", first[id(tensor)])
+        for name, tensor in model.named_parameters(remove_duplicate=False)
+    }
+    first = {id(tensor): name for name, tensor in model.named_buffers()}
+    names |= {
+        f"model.{name}": ("buffer", first[id(tensor)])
+        for name, tensor in model.named_buffers(remove_duplicate=False)
+    }
+    return names
+
+
+def _export(module: StepModule, batch: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
+    state = torch.random.get_rng_state()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, tuple(batch))
+    except Exception as error:  # torch.export raises errors of many unrelated types
+        raise _refuse(
+            "torch.export could not capture model and loss as one graph:"
+            f" {str(error).strip().splitlines()[0][:300]}. Usual causes are if or while on tensor"
+            " values, .item() and libraries other than PyTorch inside forward"
+        ) from error
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _get_name(node: TracedNode) -> str:
+    """The operator's name as the table spells it."""
+    target = node.target
+    if target is operator.getitem:
+        return "getitem"
+    if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
+        overload = target._overloadname
+        return target._opname + ("" if overload == "default" else f".{overload}")
+    return str(getattr(target, "__name__", target))
+
+
+def _get_place(node: TracedNode) -> str:
+    """Which layer a node comes from, for people."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    name = paths[-1].removeprefix("model").removeprefix(".") if paths else ""
+    return f"layer {name!r}" if name else "the model's forward or the loss"
+
+
+class _Translator:
+    """Holds which value number each traced node became."""
+
+    def __init__(self, names: Mapping[str, tuple[str, str]]) -> None:
+        self._names = names
+        self._numbers: dict[TracedNode, int] = {}
+        self.inputs: list[Input] = []
+        self.nodes: list[Node] = []
+
+    def translate(self, program: torch.export.ExportedProgram) -> Graph:
+        signature = program.graph_signature
+        targets = signature.inputs_to_parameters | signature.inputs_to_buffers
+        hidden = set(signature.inputs_to_lifted_tensor_constants)
+        data = [name for name in signature.user_inputs if isinstance(name, str)]
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                if not node.users:
+                    continue
+                if node.name in hidden:
+                    raise _unknown("lift_fresh_copy", node)
+                if node.name in targets:
+                    source, name = self._names[targets[node.name]]
+                else:
+                    source, name = "data", f"data.{data.index(node.name)}"
+                self._add_input(node, Input(source, name))  # type: ignore[arg-type]
+        # Values are numbered inputs first; the numbers of nodes follow from how many there are.
+        for node in program.graph.nodes:
+            if node.op == "get_attr" or (node.op == "call_function" and _is_check(node)):
+                continue
+            if node.op == "call_function":
+                self._add_node(node)
+            elif node.op == "output":
+                (loss,) = node.args[0]
+                return Graph(tuple(self.inputs), tuple(self.nodes), self._numbers[loss])
+        raise AssertionError("torch.export ends every graph with its output")
+
+    def _add_input(self, node: TracedNode, item: Input) -> None:
+        if item not in self.inputs:
+            self.inputs.append(item)
+        self._numbers[node] = self.inputs.index(item)
+
+    def _add_node(self, node: TracedNode) -> None:
+        name = _get_name(node)
+        arguments = OPERATORS.get(name)
+        if arguments is None:
+            raise _unknown(name, node)
+        values = list(node.args) if name == "getitem" else _collect_arguments(name, arguments, node)
+        args = tuple(
+            self._translate(argument, value, name, node)
+            for argument, value in zip(arguments, values, strict=True)
+        )
+        self._numbers[node] = len(self.inputs) + len(self.nodes)
+        self.nodes.append(Node(name, args))
+
+    def _translate(self, argument: Argument, value: Any, name: str, node: TracedNode) -> Value:
+        if isinstance(value, list | tuple):
+            kind = "f" if argument.kind == "F" else ""
+            return tuple(self._translate_item(kind, item, name, node) for item in value)
+        return self._translate_item(argument.kind, value, name, node)
+
+    def _translate_item(self, kind: str, value: Any, name: str, node: TracedNode) -> Item:
+        if isinstance(value, TracedNode):
+            if value not in self._numbers:
+                raise _unknown(_get_name(value), value)
+            return Ref(self._numbers[value])
+        if isinstance(value, float) and value in (float("inf"), float("-inf")):
+            return Infinity(1 if value > 0 else -1)
+        if kind == "d" and value is not None:
+            # Schema defaults spell dtypes as numbers, but every listed default is None.
+            if value not in _DTYPE_NAMES:
+                raise _refuse(
+                    f"{_get_place(node)} uses {name} with {value}; recipes know"
+                    f" {', '.join(DTYPES)}",
+                    "unknown-operator",
+                )
+            return DType(_DTYPE_NAMES[value])
+        if kind == "f" and type(value) is int:
+            return float(value)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise _refuse(
+            f"{_get_place(node)} uses {name} with an argument {value!r:.80} that recipes"
+            " cannot hold",
+            "unknown-operator",
+        )
+
+
+def _is_check(node: TracedNode) -> bool:
+    return _get_name(node).partition(".")[0] in _CHECKS and not node.users
+
+
+def _collect_arguments(name: str, arguments: Sequence[Argument], node: TracedNode) -> list[Any]:
+    """One value per listed argument: as given, or the operator's default."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = list(node.target._schema.arguments)
+    given = dict(zip((item.name for item in schema), node.args, strict=False)) | dict(node.kwargs)
+    by_place = [item.name for item in schema if not item.kwarg_only]
+    places = iter(by_place)
+    listed = [argument.name or next(places) for argument in arguments]
+    for item in schema:
+        value = given.get(item.name, item.default_value)
+        if item.name in listed or value == item.default_value:
+            continue
+        if value not in _WITHOUT_EFFECT.get(item.name, ()):
+            raise _refuse(
+                f"{_get_place(node)} uses {name} with {item.name}={value}, which recipes leave"
+                " out. Keep the default; model and data stay on the CPU, in the default layout",
+                "unknown-operator",
+            )
+    defaults = {item.name: item.default_value for item in schema}
+    return [given.get(key, defaults[key]) for key in listed]
+
+
+def _unknown(name: str, node: TracedNode) -> RecordingError:
+    return _refuse(
+        f"{_get_place(node)} uses the operator {name}, which a recipe may not hold, because"
+        f" verifiers run listed operators only. Instead: {get_instead(name)}",
+        "unknown-operator",
+    )
+
+
+def capture(
+    model: torch.nn.Module, loss: Loss, batch: Sequence[torch.Tensor], *, generator_seed: int
+) -> Captured:
+    """Capture forward and loss of a model in training mode and check that they repeat.
+
+    `batch` is one batch of every data tensor.  The graph is run once beside the module itself, on
+    copies and from the same generator seed; loss and gradients must agree bit for bit.  Neither
+    the model nor torch's generator is changed.  Raises RecordingError: unknown-operator,
+    cannot-capture.
+    """
+    original = StepModule(model, loss)
+    # Tracing leaves traces in some layers (LSTM keeps what it saw), so a copy is traced.
+    module = copy.deepcopy(original)
+    graph = _Translator(_get_canonical_names(module)).translate(_export(module, batch))
+    _validate(graph, model, batch)
+    trained = _compare_with_module(original, graph, batch, generator_seed)
+    return Captured(graph, trained)
+
+
+def _describe(tensor: torch.Tensor) -> tuple[str, tuple[int, ...]]:
+    name = DTYPE_NAMES.get(tensor.dtype)
+    if name is None:
+        raise _refuse(f"tensors of {tensor.dtype} cannot be recorded", "unsupported-model")
+    return name, tuple(tensor.shape)
+
+
+def _validate(graph: Graph, model: torch.nn.Module, batch: Sequence[torch.Tensor]) -> None:
+    known = {
+        "parameter": {name for name, _ in model.named_parameters()},
+        "buffer": {name for name, _ in model.named_buffers()},
+        "data": {f"data.{index}" for index in range(len(batch))},
+    }
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    shapes = {name: _describe(tensor) for name, tensor in tensors}
+    data = {f"data.{index}": _describe(tensor) for index, tensor in enumerate(batch)}
+    try:
+        validate_graph(graph, known)
+        GraphRunner(graph).validate({"parameter": shapes, "buffer": shapes, "data": data})
+    except InvalidRecord as error:
+        raise _refuse(str(error), error.slug) from error
+
+
+def _run_module(
+    module: StepModule, batch: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    """Loss and gradients by eager PyTorch, on a copy of the module."""
+    twin = copy.deepcopy(module)
+    loss = twin(*batch)
+    _require_scalar(loss)
+    twin.model.zero_grad(set_to_none=True)
+    loss.backward()
+    return loss, {name: tensor.grad for name, tensor in twin.model.named_parameters()}
+
+
+def _run_graph(
+    module: StepModule, graph: Graph, batch: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    """Loss and gradients by the interpreter, on copies of the module's tensors."""
+    parameters = {
+        name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        for name, tensor in module.model.named_parameters()
+    }
+    buffers = {name: tensor.clone() for name, tensor in module.model.named_buffers()}
+    data = {f"data.{index}": tensor for index, tensor in enumerate(batch)}
+    loss = GraphRunner(graph).run({"parameter": parameters, "buffer": buffers, "data": data})
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss, {name: tensor.grad for name, tensor in parameters.items()}
+
+
+def _require_scalar(loss: Any) -> None:
+    if not isinstance(loss, torch.Tensor) or loss.shape != () or loss.dtype != torch.float32:
+        raise _refuse("loss(output, target) must give one float32 number; check loss= of the run")
+    if not loss.requires_grad:
+        raise _refuse("the loss depends on no parameter that can be trained")
+
+
+def _compare_with_module(
+    module: StepModule, graph: Graph, batch: Sequence[torch.Tensor], generator_seed: int
+) -> frozenset[str]:
+    """The parameters with a gradient, after checking that graph and module agree on all bits."""
+    state = torch.random.get_rng_state()
+    try:
+        torch.random.manual_seed(generator_seed)
+        loss, expected = _run_module(module, batch)
+        torch.random.manual_seed(generator_seed)
+        repeated, found = _run_graph(module, graph, batch)
+    finally:
+        torch.random.set_rng_state(state)
+    for name, gradient in expected.items():
+        other = found[name]
+        if gradient is not None and gradient.is_sparse:
+            raise _refuse(f"{name} has sparse gradients; use sparse=False", "unknown-operator")
+        if (gradient is None) != (other is None) or (
+            gradient is not None and other is not None and not _is_same(gradient, other)
+        ):
+            raise _refuse(
+                f"the captured graph does not give the gradient of {name} that your model gives."
+                " Does forward use Python or numpy randomness, the time, or state that is neither"
+                " parameter nor buffer?"
+            )
+    if not _is_same(loss, repeated):
+        raise _refuse("the captured graph does not give the loss that your model gives")
+    return frozenset(name for name, gradient in expected.items() if gradient is not None)
+
+
+def _is_same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Equality of all bits; NaN equals NaN."""
+    return left.detach().numpy().tobytes() == right.detach().numpy().tobytes()

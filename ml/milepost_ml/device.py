@@ -1,0 +1,110 @@
+"""On what arithmetic this process computes, as a short text that two machines can compare.
+
+Floating-point results depend on the build of the framework, the instructions it chooses and the
+number of threads.  The text names these and ends in the digest of a small training whose bits were
+really computed here (a known-answer test), so equal texts mean equal bits on everything it covers.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from typing import Final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from milepost_ml.digests import compute_content_digest
+
+_KAT_SEED: Final = 20260101
+_KAT_STEPS: Final = 3
+
+
+def configure_torch() -> None:
+    """Put torch into the state in which records are made and retraced.
+
+    One thread, deterministic algorithms, float32, denormal numbers kept, no reduced-precision
+    products.  Changes the settings of the whole process.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    # Listed operators never read memory they have not written; filling it costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_default_dtype(torch.float32)
+    torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_grad_enabled(True)
+
+
+class _KnownAnswer(nn.Module):
+    """One layer of each kind whose kernels differ between machines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 5, padding=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.strided = nn.Conv2d(8, 16, 3, stride=2)
+        self.mix = nn.Linear(16 * 6 * 6, 64)
+        self.scale = nn.LayerNorm(64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+        x = functional.gelu(self.scale(self.mix(self.strided(x).flatten(1))))
+        tokens = x.view(-1, 4, 16)
+        x = x + functional.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)
+        result: torch.Tensor = self.head(functional.dropout(x, 0.2))
+        return result
+
+
+def compute_known_answer() -> bytes:
+    """The content digest of a small model after a few steps; leaves torch's generator as it was."""
+    state = torch.random.get_rng_state()
+    try:
+        torch.random.manual_seed(_KAT_SEED)
+        model = _KnownAnswer()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
+        images, labels = torch.randn(32, 1, 28, 28), torch.randint(10, (32,))
+        for _ in range(_KAT_STEPS):
+            loss = functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    finally:
+        torch.random.set_rng_state(state)
+    return compute_content_digest(
+        {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    )
+
+
+@functools.cache
+def compute_device_class() -> str:
+    """For example "torch-2.13.0/x86_64/avx512/threads-1/kat-<16 hex>"; computed once a process.
+
+    Calls `configure_torch` first, because the answer depends on it.
+    """
+    configure_torch()
+    version = torch.__version__.split("+")[0]
+    capability = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-")
+    return "/".join(
+        (
+            f"torch-{version}",
+            platform.machine().lower() or "unknown",
+            capability,
+            f"threads-{torch.get_num_threads()}",
+            f"kat-{compute_known_answer().hex()[:16]}",
+        )
+    )
+
+
+def describe_environment() -> dict[str, str | int]:
+    """For people: what a run was recorded on."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processors": os.cpu_count() or 0,
+        "device_class": compute_device_class(),
+    }

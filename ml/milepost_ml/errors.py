@@ -1,0 +1,29 @@
+"""What can go wrong with a training record, and with the script that makes one.
+
+`InvalidRecord`: somebody's files or recipe break a rule (they erred).  `RecordingError`: the
+training script does what cannot be recorded (the user erred, at their own machine).  Both carry a
+`slug`, the stable name under which `milepost explain` tells the long story.
+"""
+
+from __future__ import annotations
+
+
+class MilepostMLError(Exception):
+    """Root of this package's errors; `slug` names the explanation."""
+
+    slug = "bad-record"
+
+    def __init__(self, message: str, *, slug: str | None = None) -> None:
+        super().__init__(message)
+        if slug is not None:
+            self.slug = slug
+
+
+class InvalidRecord(MilepostMLError):
+    """A record's file, recipe or commitment is not what it must be."""
+
+
+class RecordingError(MilepostMLError):
+    """The training script cannot be recorded as it stands, or left what it declared."""
+
+    slug = "not-recordable"

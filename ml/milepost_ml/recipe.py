@@ -1,0 +1,289 @@
+"""The recipe: everything about a run that is not data or state, as a declaration.
+
+A recipe says what is computed (a graph of listed operators), from what (shapes of parameters,
+buffers and data), how weights are updated (optimizer and one learning rate per step) and in which
+order (seed, batch size).  It is data: reading one computes nothing.  `decode_recipe` refuses
+whatever `validate_recipe` does not allow, so holders of a decoded recipe rely on its soundness.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from milepost_consensus.crypto import compute_digest
+from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
+from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
+from milepost_ml.errors import InvalidRecord
+from milepost_ml.nodes import Graph, validate_graph
+from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
+
+FORMAT: Final = "milepost/recipe/1"
+PROFILE: Final = "class"
+MAX_RECIPE_BYTES: Final = 16 * 1024 * 1024
+MAX_TENSORS: Final = 10_000
+MAX_DATA: Final = 8
+MAX_STATE_BYTES: Final = 2**36
+MAX_BATCH: Final = 2**20
+MAX_RATE: Final = 1e6
+RATE_UNITS: Final = 10**9
+"""Rate sums count learning rates in units of 10^-9."""
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
+_SEED: Final = re.compile(r"[0-9a-f]{64}")
+_MAX_INT: Final = 2**63 - 1
+
+
+class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A float32 tensor of the model; `trained` if a step gives it a gradient."""
+
+    name: str
+    shape: tuple[int, ...]
+    trained: bool
+
+
+class SGD(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sgd"):
+    """torch.optim.SGD."""
+
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+
+
+class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adam"):
+    """torch.optim.Adam: weight decay is added to the gradient."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+
+
+class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adamw"):
+    """torch.optim.AdamW: weight decay shrinks the weights."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+
+
+Optimizer = SGD | Adam | AdamW
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run declares.  `rates` are run lengths: (steps, learning rate of each of them)."""
+
+    device_class: str
+    seed: str
+    """64 hexadecimal digits."""
+    data: tuple[TensorSpec, ...]
+    """The data tensors "data.0", ...; the first dimension of each counts the records."""
+    batch_size: int
+    steps: int
+    steps_per_interval: int
+    parameters: tuple[Parameter, ...]
+    buffers: tuple[TensorSpec, ...]
+    optimizer: Optimizer
+    rates: tuple[tuple[int, float], ...]
+    graph: Graph
+    profile: str = PROFILE
+    format: str = FORMAT
+
+    @property
+    def records(self) -> int:
+        return self.data[0].shape[0]
+
+    @property
+    def intervals(self) -> int:
+        return -(-self.steps // self.steps_per_interval)
+
+    @property
+    def seed_bytes(self) -> bytes:
+        return bytes.fromhex(self.seed)
+
+
+def get_steps(recipe: Recipe, interval: int) -> range:
+    """The step numbers of an interval; step t leads from state t to state t + 1."""
+    first = interval * recipe.steps_per_interval
+    return range(first, min(first + recipe.steps_per_interval, recipe.steps))
+
+
+def get_rates(recipe: Recipe, steps: range) -> tuple[float, ...]:
+    """The learning rates of consecutive steps."""
+    rates: list[float] = []
+    start = 0
+    for count, rate in recipe.rates:
+        low, high = max(start, steps.start), min(start + count, steps.stop)
+        rates.extend([rate] * max(0, high - low))
+        start += count
+    return tuple(rates)
+
+
+def compute_rate_sum(rates: Sequence[float]) -> int:
+    """The sum of learning rates in units of 10^-9, each rounded by itself."""
+    return sum(round(rate * RATE_UNITS) for rate in rates)
+
+
+def get_model_specs(recipe: Recipe) -> tuple[TensorSpec, ...]:
+    """The tensors of the model: parameters, then buffers."""
+    parameters = (TensorSpec(item.name, "F32", item.shape) for item in recipe.parameters)
+    return (*parameters, *recipe.buffers)
+
+
+def get_optimizer_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
+    """The optimizer's tensors after `step` steps, named "<parameter>.<slot>"."""
+    if step == 0:
+        return ()
+    optimizer = recipe.optimizer
+    if isinstance(optimizer, SGD):
+        slots, counter = ["momentum_buffer"] if optimizer.momentum else [], False
+    else:
+        slots, counter = ["exp_avg", "exp_avg_sq"], True
+        slots += ["max_exp_avg_sq"] if optimizer.amsgrad else []
+    specs = []
+    for item in recipe.parameters:
+        if item.trained:
+            specs += [TensorSpec(f"{item.name}.{slot}", "F32", item.shape) for slot in slots]
+            specs += [TensorSpec(f"{item.name}.step", "F32", ())] if counter else []
+    return tuple(specs)
+
+
+def get_snapshot_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
+    """Exactly the tensors of a snapshot after `step` steps."""
+    return (
+        *(
+            TensorSpec(MODEL_PREFIX + spec.name, spec.dtype, spec.shape)
+            for spec in get_model_specs(recipe)
+        ),
+        *(
+            TensorSpec(OPTIMIZER_PREFIX + spec.name, spec.dtype, spec.shape)
+            for spec in get_optimizer_specs(recipe, step)
+        ),
+    )
+
+
+def encode_recipe(recipe: Recipe) -> bytes:
+    """The canonical JSON of a recipe."""
+    return msgspec.json.encode(recipe)
+
+
+def compute_recipe_digest(data: bytes) -> bytes:
+    """The digest of a recipe's canonical bytes."""
+    return compute_digest("recipe", data)
+
+
+def decode_recipe(data: bytes) -> Recipe:
+    """Read a recipe; raises InvalidRecord: bad-recipe, or unknown-operator by name."""
+    if len(data) > MAX_RECIPE_BYTES:
+        raise _bad(f"it has {len(data)} bytes, the limit is {MAX_RECIPE_BYTES}")
+    try:
+        recipe = msgspec.json.decode(data, type=Recipe)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _bad(str(error)) from error
+    validate_recipe(recipe)
+    if encode_recipe(recipe) != data:
+        raise _bad("the bytes are not its canonical encoding")
+    return recipe
+
+
+def _bad(what: str) -> InvalidRecord:
+    return InvalidRecord(f"the recipe cannot be used: {what}", slug="bad-recipe")
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise _bad(what)
+
+
+def validate_recipe(recipe: Recipe) -> None:
+    """Raises InvalidRecord unless a verifier can follow the recipe within all limits."""
+    _require(recipe.format == FORMAT, f"its format is not {FORMAT}")
+    _require(recipe.profile == PROFILE, f"its arithmetic profile is not {PROFILE!r}")
+    device = recipe.device_class
+    _require(0 < len(device) <= 128 and device.isascii() and device.isprintable(), "device_class")
+    _require(_SEED.fullmatch(recipe.seed) is not None, "the seed is not 64 hexadecimal digits")
+    _validate_plan(recipe)
+    _validate_tensors(recipe)
+    _validate_optimizer(recipe.optimizer)
+    known = {
+        "parameter": {item.name for item in recipe.parameters},
+        "buffer": {spec.name for spec in recipe.buffers},
+        "data": {spec.name for spec in recipe.data},
+    }
+    validate_graph(recipe.graph, known)
+
+
+def _validate_plan(recipe: Recipe) -> None:
+    count = len(recipe.data)
+    _require(1 <= count <= MAX_DATA, f"{count} data tensors, 1 to {MAX_DATA} are possible")
+    for index, spec in enumerate(recipe.data):
+        _validate_spec(spec)
+        _require(spec.name == f"data.{index}", f"data tensor {index} is called {spec.name!r}")
+        _require(
+            len(spec.shape) >= 1 and spec.shape[0] == recipe.data[0].shape[0],
+            "the data tensors do not have equally many records",
+        )
+    _require(1 <= recipe.records <= MAX_RECORDS, f"{recipe.records} records")
+    high = min(MAX_BATCH, recipe.records)
+    _require(1 <= recipe.batch_size <= high, f"batch size {recipe.batch_size}, at most {high}")
+    _require(
+        1 <= recipe.steps_per_interval <= MAX_STEPS_PER_INTERVAL
+        and recipe.steps >= 1
+        and recipe.intervals <= MAX_INTERVALS,
+        f"{recipe.steps} steps in intervals of {recipe.steps_per_interval}, at most"
+        f" {MAX_INTERVALS} intervals of {MAX_STEPS_PER_INTERVAL} are possible",
+    )
+    for length, rate in recipe.rates:
+        _require(length >= 1, "a run of learning rates has no steps")
+        _require(math.isfinite(rate) and 0 <= rate <= MAX_RATE, f"a learning rate of {rate}")
+    declared = sum(length for length, _ in recipe.rates)
+    _require(declared == recipe.steps, f"{declared} learning rates for {recipe.steps} steps")
+
+
+def _validate_spec(spec: TensorSpec) -> None:
+    _require(_NAME.fullmatch(spec.name) is not None, f"the tensor name {spec.name[:80]!r}")
+    _require(spec.dtype in ITEM_BYTES, f"{spec.name} has the unknown dtype {spec.dtype[:16]!r}")
+    _require(
+        len(spec.shape) <= 16 and all(0 < length <= _MAX_INT for length in spec.shape),
+        f"{spec.name} has an impossible shape",
+    )
+    _require(spec.size_bytes <= MAX_STATE_BYTES, f"{spec.name} has {spec.size_bytes} bytes")
+
+
+def _validate_tensors(recipe: Recipe) -> None:
+    specs = get_model_specs(recipe)
+    _require(1 <= len(specs) <= MAX_TENSORS, f"{len(specs)} tensors, 1 to {MAX_TENSORS} allowed")
+    for spec in specs:
+        _validate_spec(spec)
+    _require(len({spec.name for spec in specs}) == len(specs), "two tensors have the same name")
+    _require(any(item.trained for item in recipe.parameters), "no parameter is trained")
+    state = get_snapshot_specs(recipe, recipe.steps)
+    _require(
+        len(encode_header(state)) <= MAX_HEADER_BYTES,
+        f"the names of {len(state)} tensors do not fit into a header of {MAX_HEADER_BYTES} bytes",
+    )
+    total = sum(spec.size_bytes for spec in state)
+    _require(total <= MAX_STATE_BYTES, f"a state of {total} bytes, the limit is {MAX_STATE_BYTES}")
+
+
+def _validate_optimizer(optimizer: Optimizer) -> None:
+    if isinstance(optimizer, SGD):
+        shares = {"momentum": optimizer.momentum, "dampening": optimizer.dampening}
+        positive = {"weight_decay": optimizer.weight_decay}
+        _require(
+            not optimizer.nesterov or (optimizer.momentum > 0 and optimizer.dampening == 0),
+            "nesterov needs momentum and no dampening",
+        )
+    else:
+        shares = {"beta1": optimizer.beta1, "beta2": optimizer.beta2}
+        positive = {"eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
+        _require(max(shares.values()) < 1, "a beta is not below 1")
+    for name, value in (shares | positive).items():
+        _require(math.isfinite(value) and 0 <= value <= 1e6, f"{name} = {value}")

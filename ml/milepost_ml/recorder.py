@@ -1,0 +1,327 @@
+"""Records a training run: the five lines a training script adds.
+
+    run = milepost.Run("lenet", model, optimizer, loss=F.cross_entropy, every=25)
+    for x, y in run.batches(images, labels, batch_size=64, steps=500):
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+        run.log(loss)
+    run.finish()
+
+The run owns the order of the data and torch's generator, because callbacks alone cannot record a
+repeatable run.  It watches the optimizer through its hooks: gradients and learning rate before each
+step, the complete state after it.  What the loop does besides what it declared is refused where it
+can be noticed at once, and found by the self-check otherwise.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from milepost_consensus.params import MAX_INTERVALS, MAX_STEPS_PER_INTERVAL
+from milepost_ml.capture import Captured, capture
+from milepost_ml.device import compute_device_class, configure_torch, describe_environment
+from milepost_ml.digests import compute_record_digests
+from milepost_ml.errors import InvalidRecord, RecordingError
+from milepost_ml.files import DATA
+from milepost_ml.graph import DTYPE_NAMES
+from milepost_ml.keyed import Order, compute_generator_seed, make_seed
+from milepost_ml.preflight import (
+    describe_optimizer,
+    make_data,
+    validate_model,
+    validate_name,
+)
+from milepost_ml.recipe import Parameter, Recipe, validate_recipe
+from milepost_ml.scribe import Scribe, get_now, make_folder
+from milepost_ml.selfcheck import describe_check, start_check, wait_for_check
+from milepost_ml.snapshots import TensorSpec, write_tensors
+from milepost_ml.tracker import StepTracker
+from milepost_ml.watch import StateWatch
+
+
+class Run:
+    """One training run and its record.
+
+    `loss(output, target)` is the loss of one batch, `every` the number of steps in an interval.
+    The record goes to a new folder `folder`/`name`-0001 (or the next number).  `seed` (32 bytes or
+    an integer below 2^256) fixes the order of the data and dropout; drawn if left out.  With
+    `selfcheck`, the first interval is retraced in a process of its own as soon as it is recorded.
+
+    Puts torch on one thread with deterministic algorithms for the rest of the process, so that
+    verifiers can repeat the arithmetic.  Raises RecordingError for whatever cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        loss: Callable[[Any, Any], torch.Tensor],
+        every: int,
+        folder: str | Path = "runs",
+        seed: bytes | int | None = None,
+        selfcheck: bool = True,
+        quiet: bool = False,
+    ) -> None:
+        validate_name(name)
+        if not 1 <= every <= MAX_STEPS_PER_INTERVAL:
+            raise RecordingError(
+                f"every={every}: an interval has 1 to {MAX_STEPS_PER_INTERVAL:,} steps",
+                slug="bad-plan",
+            )
+        configure_torch()
+        validate_model(model)
+        describe_optimizer(optimizer, model)
+        try:
+            self.seed = make_seed(seed)
+        except ValueError as error:
+            raise RecordingError(str(error), slug="bad-plan") from error
+        self.folder: Path | None = None
+        """Where the record is written; known once `batches` was called."""
+        self._name, self._every, self._parent = name, every, Path(folder)
+        self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._quiet, self._selfcheck_wanted = quiet, selfcheck
+        self._record: tuple[Scribe, StepTracker] | None = None
+        self._check: subprocess.Popen[bytes] | None = None
+        self._stopped = self._finished = False
+        self._steps = 0
+        self._spent = self._trained = 0.0
+
+    def batches(
+        self, *data: Any, batch_size: int, steps: int
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The batches of the run: one tuple of tensors a step, inputs first, target last.
+
+        `data` are tensors with equally many rows, or one map-style data set of such tuples.  The
+        loop must do one optimizer step and one `log` for every batch.  Raises RecordingError, and
+        OSError if the record cannot be begun.
+        """
+        if self._record is not None:
+            raise RecordingError("run.batches() was called twice; a run is one loop")
+        tensors = make_data(data)
+        order = self._plan(len(tensors[0]), batch_size, steps)
+        recipe = self._declare(tensors, batch_size, order)
+        watch = StateWatch(recipe, self._model, self._optimizer)
+        scribe = self._open_record(recipe, watch, tensors)
+        tracker = StepTracker(self._model, self._optimizer, watch, scribe.take)
+        self._record = scribe, tracker
+        return self._iterate(tensors, order, steps, tracker)
+
+    def log(self, loss: torch.Tensor | float) -> None:
+        """The loss of the current batch, once a batch.
+
+        Raises RecordingError: not-finite, one-step-per-batch.
+        """
+        if self._record is None or self._finished:
+            raise RecordingError(
+                "run.log(loss) belongs inside the loop over run.batches()",
+                slug="one-step-per-batch",
+            )
+        if not self._stopped:
+            self._record[1].log(loss)
+
+    def finish(self) -> Path:
+        """End the run: write what is left, wait for the self-check, mark the record complete.
+
+        A run may end before its planned steps; the record then holds the steps that were done.
+        Returns the run's folder.
+        """
+        if self._record is None or self.folder is None:
+            raise RecordingError("run.finish() before run.batches(): nothing was recorded")
+        if self._finished:
+            return self.folder
+        scribe, tracker = self._record
+        if tracker.is_open:
+            self._settle()
+        self._finished = True
+        tracker.detach()
+        scribe.close()
+        self._raise_error()
+        if not self._steps:
+            raise RecordingError("the run ended before its first step; nothing was recorded")
+        if not self._stopped:
+            self._complete(scribe)
+        return self.folder
+
+    # Before the first batch ----------------------------------------------------------------------
+
+    def _plan(self, records: int, batch_size: int, steps: int) -> Order:
+        if not 1 <= batch_size <= records:
+            raise RecordingError(
+                f"batch_size={batch_size}: the data have {records} records", slug="bad-plan"
+            )
+        intervals = -(-steps // self._every)
+        if not 1 <= intervals <= MAX_INTERVALS:
+            raise RecordingError(
+                f"steps={steps} make {intervals:,} intervals of {self._every} steps;"
+                f" 1 to {MAX_INTERVALS:,} are possible. Choose another every=",
+                slug="bad-plan",
+            )
+        return Order(seed=self.seed, records=records, batch_size=batch_size)
+
+    def _declare(self, tensors: tuple[torch.Tensor, ...], batch_size: int, order: Order) -> Recipe:
+        """The recipe but for steps and rates, which are known when the steps were done."""
+        validate_model(self._model)
+        optimizer = describe_optimizer(self._optimizer, self._model)
+        captured = self._capture(tensors, order)
+        recipe = Recipe(
+            device_class=compute_device_class(),
+            seed=self.seed.hex(),
+            data=tuple(
+                TensorSpec(f"data.{index}", DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
+                for index, tensor in enumerate(tensors)
+            ),
+            batch_size=batch_size,
+            steps=0,
+            steps_per_interval=self._every,
+            parameters=tuple(
+                Parameter(name, tuple(tensor.shape), trained=name in captured.trained)
+                for name, tensor in self._model.named_parameters()
+            ),
+            buffers=tuple(
+                TensorSpec(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
+                for name, tensor in self._model.named_buffers()
+            ),
+            optimizer=optimizer,
+            rates=(),
+            graph=captured.graph,
+        )
+        try:
+            validate_recipe(msgspec.structs.replace(recipe, steps=1, rates=((1, 0.0),)))
+        except InvalidRecord as error:
+            raise RecordingError(str(error), slug=error.slug) from error
+        return recipe
+
+    def _capture(self, tensors: tuple[torch.Tensor, ...], order: Order) -> Captured:
+        indices = torch.from_numpy(order.get_indices(0))
+        batch = tuple(tensor.index_select(0, indices) for tensor in tensors)
+        seed = compute_generator_seed(self.seed, 0)
+        return capture(self._model, self._loss, batch, generator_seed=seed)
+
+    def _open_record(
+        self, recipe: Recipe, watch: StateWatch, tensors: tuple[torch.Tensor, ...]
+    ) -> Scribe:
+        """Make the folder and write what is known so far; raises OSError."""
+        start = watch.get_start()
+        for name, array in start.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise RecordingError(
+                    f"{name} holds NaN or infinity before training", slug="not-finite"
+                )
+        data = {f"data.{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
+        self.folder = make_folder(self._parent, self._name)
+        write_tensors(self.folder / DATA, data)
+        scribe = Scribe(
+            self.folder,
+            recipe,
+            start=start,
+            record_digests=compute_record_digests(data),
+            about={
+                "name": self._name,
+                "created": get_now(),
+                "batch_size": recipe.batch_size,
+                "records": recipe.records,
+                "every": self._every,
+                "seed": recipe.seed,
+                "environment": describe_environment(),
+            },
+        )
+        self._say(
+            f"recording {self._name} to {self.folder}, a milepost every {self._every} steps;"
+            " torch now computes on one thread with deterministic algorithms"
+        )
+        return scribe
+
+    # During training -----------------------------------------------------------------------------
+
+    def _iterate(
+        self, tensors: tuple[torch.Tensor, ...], order: Order, steps: int, tracker: StepTracker
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        for number in range(steps):
+            self._settle()
+            records = order.get_indices(number)
+            indices = torch.from_numpy(records)
+            batch = tuple(tensor.index_select(0, indices) for tensor in tensors)
+            if not self._stopped:
+                tracker.begin(number, records, batch)
+            torch.default_generator.manual_seed(compute_generator_seed(self.seed, number))
+            yield batch
+        self._settle()
+
+    def _settle(self) -> None:
+        """The loop is done with a batch: hand the step over."""
+        assert self._record is not None
+        scribe, tracker = self._record
+        step = None if self._stopped else tracker.end()
+        if step is None:
+            return
+        begin = time.perf_counter()
+        scribe.put(step)
+        self._steps += 1
+        self._trained += step.seconds
+        self._raise_error()
+        self._poll_check(scribe)
+        self._spent += time.perf_counter() - begin
+
+    def _raise_error(self) -> None:
+        """What the scribe met: the disk's errors stop the record, all others the run."""
+        assert self._record is not None
+        scribe, tracker = self._record
+        if isinstance(scribe.error, OSError):
+            if not self._stopped:
+                self._stopped = True
+                tracker.detach()
+                self._say(
+                    f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
+                    f" {scribe.error.strerror or scribe.error}. Training goes on without it"
+                )
+        elif scribe.error is not None:
+            raise scribe.error
+
+    # Self-check and end --------------------------------------------------------------------------
+
+    def _poll_check(self, scribe: Scribe) -> None:
+        """Start the self-check when interval 0 is on disk; say what it found once it is done."""
+        if not self._selfcheck_wanted or not scribe.intervals:
+            return
+        assert self.folder is not None
+        if self._check is None:
+            self._check = start_check(self.folder)
+        elif self._check.poll() is not None:
+            self._selfcheck_wanted = False
+            self._say(describe_check(self.folder, self._check))
+
+    def _complete(self, scribe: Scribe) -> None:
+        _, tracker = self._record or (None, None)
+        assert tracker is not None
+        try:
+            recipe = scribe.finish()
+            self._poll_check(scribe)
+            if self._selfcheck_wanted and self._check is not None:
+                wait_for_check(self._check)
+                self._poll_check(scribe)
+            scribe.write_complete()
+        except OSError as error:
+            scribe.error = error
+            self._raise_error()
+            return
+        share = 100 * (self._spent + tracker.seconds) / max(self._trained, 1e-9)
+        self._say(
+            f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {self.folder};"
+            f" recording took {share:.1f} % of the time."
+            f" Next: milepost submit {self.folder}"
+        )
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(f"milepost: {text}", file=sys.stderr, flush=True)

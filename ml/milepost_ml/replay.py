@@ -1,0 +1,300 @@
+"""Retraces an interval of a record: trains it again and compares every step with its commitment.
+
+The pre-state of a step is, by induction, the one the submitter committed: as long as all steps
+before it agreed, so did their states.  So the first step that differs is the submitter's own
+contradiction.  A step that PyTorch cannot compute at all (shapes that do not fit, an index out of
+range) has the digest "step-failed" over its pre-state and batch, which every verifier gets alike.
+
+Importing this module loads no framework; retracing does.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
+from milepost_consensus.merkle import compute_path, compute_root
+from milepost_consensus.submissions import Submit, compute_step_digest
+from milepost_ml.digests import compute_snapshot_digest, compute_work_digest
+from milepost_ml.distance import MAX_DISTANCE_PPM, compute_distance_ppm
+from milepost_ml.errors import InvalidRecord
+from milepost_ml.files import DATA, FolderFiles, RecordFiles, get_snapshot_name, get_steps_name
+from milepost_ml.recipe import (
+    Recipe,
+    compute_recipe_digest,
+    get_snapshot_specs,
+    get_steps,
+)
+from milepost_ml.record_files import (
+    StepCommitment,
+    compute_step_digests,
+    get_parameters,
+    read_recipe,
+    read_state,
+    read_steps,
+)
+from milepost_ml.snapshots import encode_tensors, read_tensors
+
+if TYPE_CHECKING:
+    from milepost_ml.digests import Array
+    from milepost_ml.stepper import Stepper
+
+AGREES: Final = ""
+FAILED: Final = "failed"
+
+
+class Retraced(NamedTuple):
+    """What retracing an interval found."""
+
+    agrees: bool
+    step: int | None
+    """The first step that differs, counted from the start of the run; None if none does."""
+    leaf: bytes
+    """The committed digest of that step; empty, like the next four, if none differs."""
+    path: tuple[bytes, ...]
+    """Its inclusion path under the interval's root."""
+    recomputed: bytes
+    """The digest this machine got for the same step."""
+    pre_state: bytes
+    """The state before that step as a safetensors file; empty if it is the interval's snapshot."""
+    part: str
+    """The first part of the step that differs: batch, gradient, loss, state, or failed."""
+    work_digest: bytes
+    """Keyed to the verifier, over the retrained state after `work_step`; zero if none was got."""
+    distance_ppm: int
+    """From the retrained end to the submitted end, in 10^-6 of the interval's movement."""
+    seconds: float
+
+
+class _Interval(NamedTuple):
+    """An interval with its commitments."""
+
+    files: RecordFiles
+    recipe: Recipe
+    number: int
+    pre: bytes
+    """State digest of the interval's snapshot."""
+    rows: list[StepCommitment]
+    leaves: list[bytes]
+
+    @property
+    def steps(self) -> range:
+        return get_steps(self.recipe, self.number)
+
+    def get_committed_state(self, step: int) -> bytes:
+        """The digest of the state before a step, as committed."""
+        place = step - self.steps.start
+        return self.rows[place - 1].post if place else self.pre
+
+
+def _open_interval(submit: Submit, files: RecordFiles, interval: int) -> _Interval:
+    """The commitments of an interval, checked against what the submission anchored."""
+    data, recipe = read_recipe(files)
+    if compute_recipe_digest(data) != submit.recipe:
+        raise InvalidRecord("recipe.json is not the recipe that was submitted")
+    if not 0 <= interval < min(recipe.intervals, len(submit.step_roots)):
+        raise InvalidRecord(f"the run has no interval {interval}")
+    rows = read_steps(files, recipe, interval)
+    leaves = compute_step_digests(submit.snapshots[interval], rows)
+    if compute_root(leaves) != submit.step_roots[interval]:
+        raise InvalidRecord(
+            f"{get_steps_name(interval)} holds other step digests than were submitted"
+        )
+    if rows[-1].post != submit.snapshots[interval + 1]:
+        raise InvalidRecord(
+            f"the steps of interval {interval} do not end in snapshot {interval + 1}"
+        )
+    return _Interval(files, recipe, interval, submit.snapshots[interval], rows, leaves)
+
+
+def get_step_commitment(
+    submit: Submit, files: RecordFiles, interval: int, step: int
+) -> tuple[bytes, tuple[bytes, ...]]:
+    """The committed digest of a step and its path under the interval's root; loads no framework.
+
+    Raises InvalidRecord where the record does not hold what was submitted.
+    """
+    opened = _open_interval(submit, files, interval)
+    place = _get_place(opened, step)
+    return opened.leaves[place], compute_path(opened.leaves, place)
+
+
+def _get_place(opened: _Interval, step: int) -> int:
+    if step not in opened.steps:
+        raise InvalidRecord(f"interval {opened.number} has no step {step}")
+    return step - opened.steps.start
+
+
+def _read_committed_state(opened: _Interval, snapshot: int, expected: bytes) -> dict[str, Array]:
+    """A snapshot of the record, which must be the committed one."""
+    state = read_state(opened.files, opened.recipe, snapshot)
+    step = min(snapshot * opened.recipe.steps_per_interval, opened.recipe.steps)
+    if compute_snapshot_digest(step, state) != expected:
+        raise InvalidRecord(
+            f"{get_snapshot_name(snapshot)} is not the state that was committed:"
+            " it was changed after recording"
+        )
+    return state
+
+
+def _make_stepper(opened: _Interval) -> Stepper:
+    from milepost_ml.stepper import Stepper
+
+    return Stepper(opened.recipe, opened.files.path(DATA))
+
+
+def _start(opened: _Interval) -> tuple[Stepper, dict[str, Array]]:
+    """A training at the interval's snapshot, and the snapshot."""
+    start = _read_committed_state(opened, opened.number, opened.pre)
+    stepper = _make_stepper(opened)
+    stepper.load(opened.steps.start, start)
+    return stepper, start
+
+
+class _Outcome(NamedTuple):
+    """One step done again."""
+
+    digest: bytes
+    post: bytes
+    part: str
+
+
+def _repeat_step(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
+    """Do the next step from a state whose digest is `pre` and compare it with its commitment."""
+    from milepost_ml.stepper import StepFailed
+
+    try:
+        result = stepper.run_step()
+    except StepFailed as failure:
+        return _Outcome(compute_digest("step-failed", pre + failure.batch), b"", FAILED)
+    parts = ("batch", "gradient", "loss", "state")
+    pairs = zip(parts, result, row, strict=True)
+    part = next((name for name, mine, theirs in pairs if mine != theirs), AGREES)
+    digest = compute_step_digest(
+        pre=pre, batch=result.batch, gradient=result.gradient, loss=result.loss, post=result.post
+    )
+    return _Outcome(digest, result.post, part)
+
+
+def retrace_interval(
+    submit: Submit, files: RecordFiles, interval: int, *, verifier: bytes, work_step: int
+) -> Retraced:
+    """Train an interval of a submission again from its snapshot.
+
+    `verifier` keys the work digest over the state after `work_step`.  Raises InvalidRecord where
+    the files are not what was submitted; a record that contradicts itself does not raise.
+    """
+    opened = _open_interval(submit, files, interval)
+    return _retrace(opened, verifier=verifier, work_step=work_step)
+
+
+def retrace_recorded(folder: Path, interval: int) -> Retraced:
+    """Train an interval of a run folder again, before or after it is submitted.
+
+    Raises InvalidRecord for files that do not fit together.
+    """
+    files = FolderFiles(folder)
+    _, recipe = read_recipe(files)
+    if not 0 <= interval < recipe.intervals:
+        raise InvalidRecord(f"the run has no interval {interval}", slug="incomplete")
+    rows = read_steps(files, recipe, interval)
+    start = get_steps(recipe, interval).start
+    pre = compute_snapshot_digest(start, read_state(files, recipe, interval))
+    opened = _Interval(files, recipe, interval, pre, rows, compute_step_digests(pre, rows))
+    return _retrace(opened, verifier=ZERO_DIGEST, work_step=start)
+
+
+def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
+    begin = time.perf_counter()
+    stepper, start = _start(opened)
+    end = _read_committed_state(opened, opened.number + 1, opened.rows[-1].post)
+    pre, work, distance = opened.pre, ZERO_DIGEST, MAX_DISTANCE_PPM
+    differs: tuple[int, _Outcome] | None = None
+    for step, row in zip(opened.steps, opened.rows, strict=True):
+        outcome = _repeat_step(stepper, pre, row)
+        if outcome.part != AGREES and differs is None:
+            differs = (step, outcome)
+        if outcome.part == FAILED:
+            break
+        pre = outcome.post
+        if step == work_step:
+            work = compute_work_digest(verifier, stepper.get_state())
+    else:
+        distance = compute_distance_ppm(
+            stepper.get_parameters(),
+            get_parameters(opened.recipe, end),
+            get_parameters(opened.recipe, start),
+        )
+    if differs is None:
+        seconds = time.perf_counter() - begin
+        return Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, seconds)
+    step, outcome = differs
+    place = _get_place(opened, step)
+    return Retraced(
+        agrees=False,
+        step=step,
+        leaf=opened.leaves[place],
+        path=compute_path(opened.leaves, place),
+        recomputed=outcome.digest,
+        pre_state=_get_pre_state(opened, step),
+        part=outcome.part,
+        work_digest=work,
+        distance_ppm=distance,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _get_pre_state(opened: _Interval, step: int) -> bytes:
+    """The state before a step, trained once more: only disputes pay for it, not every step."""
+    if step == opened.steps.start:
+        return b""
+    stepper, _ = _start(opened)
+    for _ in range(opened.steps.start, step):
+        stepper.run_step()
+    return encode_tensors(stepper.get_state())
+
+
+def recompute_step(
+    submit: Submit, files: RecordFiles, interval: int, step: int, *, pre_state: Path | None
+) -> bytes:
+    """The digest this machine gets for one step of a submission.
+
+    `pre_state` is a file with the state before the step; it counts only if it is the state the
+    submitter committed.  Without it the interval is trained from its snapshot up to the step.
+    Raises InvalidRecord where the files are not what was submitted.
+    """
+    opened = _open_interval(submit, files, interval)
+    place = _get_place(opened, step)
+    state = _read_pre_state(opened, step, pre_state) if place and pre_state is not None else None
+    if state is None:
+        return _recompute_from_snapshot(opened, step)
+    stepper = _make_stepper(opened)
+    stepper.load(step, state)
+    return _repeat_step(stepper, opened.get_committed_state(step), opened.rows[place]).digest
+
+
+def _read_pre_state(opened: _Interval, step: int, path: Path) -> dict[str, Array] | None:
+    """A state that somebody offered, if it is the committed one."""
+    try:
+        state = read_tensors(path, get_snapshot_specs(opened.recipe, step))
+    except InvalidRecord:
+        return None
+    genuine = compute_snapshot_digest(step, state) == opened.get_committed_state(step)
+    return state if genuine else None
+
+
+def _recompute_from_snapshot(opened: _Interval, step: int) -> bytes:
+    stepper, _ = _start(opened)
+    pre = opened.pre
+    for number, row in zip(opened.steps, opened.rows, strict=True):
+        outcome = _repeat_step(stepper, pre, row)
+        if number == step:
+            return outcome.digest
+        if outcome.part == FAILED:
+            # The accused step lies beyond one that cannot be computed: neither can it.
+            batch = stepper.get_batch_digest(step)
+            return compute_digest("step-failed", opened.get_committed_state(step) + batch)
+        pre = outcome.post
+    raise AssertionError("the step was checked to lie in the interval")

@@ -1,0 +1,172 @@
+"""Follows one training step from its batch to its logged loss, and insists on the declared order.
+
+The optimizer's hooks tell when gradients are ready and when the state is new; `log` tells the loss.
+A step is one batch, one `opt.step()` and one `run.log(loss)`; whatever else the loop does between
+two batches must leave weights, buffers, settings and modes as they were declared.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from milepost_ml.errors import RecordingError
+from milepost_ml.keyed import Indices
+from milepost_ml.preflight import get_settings, read_rate
+from milepost_ml.scribe import RecordedStep, StepImages
+from milepost_ml.watch import StateWatch
+
+
+class _Pending:
+    """The step between two batches: what the hooks and the loop have told so far."""
+
+    def __init__(self, number: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
+        self.number = number
+        self.records = records
+        self.batch = batch
+        self.rate = 0.0
+        self.loss: float | None = None
+        self.images: StepImages | None = None
+        self.stepped = False
+
+
+class StepTracker:
+    """Attached to an optimizer until `detach`.  `seconds` is the time it took of the training."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        watch: StateWatch,
+        take_images: Callable[[], StepImages],
+    ) -> None:
+        self.seconds = 0.0
+        self._optimizer, self._watch, self._take_images = optimizer, watch, take_images
+        self._settings = get_settings(optimizer)
+        self._modules = list(model.modules())
+        self._modes = [module.training for module in self._modules]
+        self._pending: _Pending | None = None
+        self._clock = time.perf_counter()
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the loop has begun a step and not only fetched its batch."""
+        pending = self._pending
+        return pending is not None and (pending.stepped or pending.loss is not None)
+
+    def detach(self) -> None:
+        """Let the optimizer go; a batch that was fetched and not used is forgotten."""
+        for hook in self._hooks:
+            hook.remove()
+        self._pending = None
+
+    def begin(self, number: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
+        """The loop gets the batch of step `number`."""
+        if number == 0:
+            self._clock = time.perf_counter()
+        self._pending = _Pending(number, records, batch)
+
+    def log(self, loss: torch.Tensor | float) -> None:
+        """The loss of the current batch; raises RecordingError (not-finite, one-step-per-batch)."""
+        pending = self._pending
+        if pending is None or pending.loss is not None:
+            raise RecordingError(
+                "run.log(loss) belongs inside the loop over run.batches(), once per batch",
+                slug="one-step-per-batch",
+            )
+        if isinstance(loss, torch.Tensor) and (loss.numel() != 1 or loss.dtype != torch.float32):
+            raise RecordingError(
+                f"run.log was given {loss.dtype} {list(loss.shape)}; it takes the one float32"
+                " number that loss= computes"
+            )
+        value = loss.item() if isinstance(loss, torch.Tensor) else float(loss)
+        if not math.isfinite(value):
+            raise RecordingError(
+                f"the loss of step {pending.number} is {value}: training diverged. There is nothing"
+                " to verify; lower the learning rate and record again",
+                slug="not-finite",
+            )
+        pending.loss = value
+
+    def end(self) -> RecordedStep | None:
+        """The loop is done with its batch: the step, or None before the first batch.
+
+        Raises RecordingError: one-step-per-batch, undeclared-change.
+        """
+        pending = self._pending
+        if pending is None:
+            return None
+        begin = time.perf_counter()
+        if not pending.stepped or pending.loss is None or pending.images is None:
+            missing = "run.log(loss)" if pending.stepped else "opt.step()"
+            raise RecordingError(
+                f"{missing} was not called for step {pending.number}; the loop must call opt.step()"
+                " and run.log(loss) once for every batch",
+                slug="one-step-per-batch",
+            )
+        self._watch.validate_unchanged()
+        seconds, self._clock, self._pending = begin - self._clock, begin, None
+        self.seconds += time.perf_counter() - begin
+        return RecordedStep(
+            pending.images, pending.records.tolist(), pending.loss, pending.rate, seconds
+        )
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        begin = time.perf_counter()
+        pending = self._pending
+        if pending is None or pending.images is not None:
+            raise RecordingError(
+                "opt.step() was called twice for one batch, or outside the loop over"
+                " run.batches(). A recorded step is one batch and one opt.step()",
+                slug="one-step-per-batch",
+            )
+        # The hook gets opt.step's own arguments, the optimizer first.
+        if len(args) > 1 or any(value is not None for value in kwargs.values()):
+            raise RecordingError("opt.step(closure) cannot be recorded; call opt.step()")
+        self._validate_declared(pending)
+        pending.rate = read_rate(optimizer.param_groups[0])
+        pending.images = self._take_images()
+        self._watch.copy_gradients(pending.images)
+        self.seconds += time.perf_counter() - begin
+
+    def _after_step(self, *_: object) -> None:
+        begin = time.perf_counter()
+        pending = self._pending
+        assert pending is not None
+        assert pending.images is not None
+        self._watch.copy_state(pending.images)
+        pending.stepped = True
+        self.seconds += time.perf_counter() - begin
+
+    def _validate_declared(self, pending: _Pending) -> None:
+        """Raises RecordingError if something is not as it was declared."""
+        if [module.training for module in self._modules] != self._modes:
+            raise RecordingError(
+                f"the model was switched to another mode at step {pending.number}; call"
+                " model.train() again after validation",
+                slug="wrong-mode",
+            )
+        settings = get_settings(self._optimizer)
+        if settings != self._settings or len(self._optimizer.param_groups) > 1:
+            raise RecordingError(
+                f"the optimizer's settings changed at step {pending.number} from"
+                f" {self._settings} to {settings}; only the learning rate may change (schedules"
+                " that cycle momentum: cycle_momentum=False)",
+                slug="undeclared-change",
+            )
+        if any(tensor._version for tensor in pending.batch):
+            raise RecordingError(
+                f"the batch of step {pending.number} was changed in place; put the computation into"
+                " the model, or change the data before recording",
+                slug="undeclared-change",
+            )

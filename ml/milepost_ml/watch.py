@@ -1,0 +1,132 @@
+"""Reads gradients and state of a training in progress, cheaply, and notices undeclared changes.
+
+Values are copied from where they lie; PyTorch's version counters tell whether something wrote to a
+weight or buffer between two steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+
+from milepost_ml.digests import MODEL_PREFIX
+from milepost_ml.errors import RecordingError
+from milepost_ml.recipe import Recipe, get_optimizer_specs
+from milepost_ml.scribe import StepImages
+from milepost_ml.stepper import collect_optimizer_slots
+
+if TYPE_CHECKING:
+    from milepost_ml.digests import Array
+
+ALIGNMENT: Final = 64
+"""Bytes; what PyTorch's own memory is aligned to, and so a verifier's copy of a tensor."""
+
+
+def get_address(name: str, tensor: torch.Tensor, size_bytes: int) -> int:
+    """Where a tensor's values lie, in C order; raises RecordingError if they do not."""
+    if tensor.nbytes != size_bytes or not tensor.is_contiguous():
+        raise RecordingError(
+            f"{name} got another shape, type or layout during training", slug="undeclared-change"
+        )
+    return tensor.data_ptr()
+
+
+class _Held(NamedTuple):
+    """A tensor that stays the same object from step to step."""
+
+    name: str
+    tensor: torch.Tensor
+    size_bytes: int
+
+
+class StateWatch:
+    """The state of one model and its optimizer, as a recipe describes it."""
+
+    def __init__(
+        self, recipe: Recipe, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._optimizer = optimizer
+        self._parameters = dict(model.named_parameters())
+        self._tensors: dict[str, torch.Tensor] = {
+            **self._parameters,
+            **dict(model.named_buffers()),
+        }
+        for tensor in self._tensors.values():
+            if tensor.data_ptr() % ALIGNMENT:
+                tensor.data = tensor.data.clone()
+        trained = {item.name for item in recipe.parameters if item.trained}
+        ordered = sorted(self._parameters.items())
+        self._trained = [(name, tensor) for name, tensor in ordered if name in trained]
+        self._still = [(name, tensor) for name, tensor in ordered if name not in trained]
+        self._model = [
+            _Held(name, tensor, tensor.nbytes) for name, tensor in sorted(self._tensors.items())
+        ]
+        self._slot_names = sorted(spec.name for spec in get_optimizer_specs(recipe, step=1))
+        self._slots: list[_Held] = []
+        self._versions = self._get_versions()
+
+    def get_start(self) -> dict[str, Array]:
+        """Snapshot 0 as views: the model alone, because a fresh optimizer has no state."""
+        return {
+            MODEL_PREFIX + name: tensor.detach().numpy() for name, tensor in self._tensors.items()
+        }
+
+    def copy_gradients(self, images: StepImages) -> None:
+        """Before the optimizer's step.  Raises RecordingError (undeclared-change)."""
+        for name, parameter in self._still:
+            if parameter.grad is not None:
+                raise RecordingError(
+                    f"{name} has a gradient, which it had not when recording began. Freeze or"
+                    " unfreeze parameters before making the run",
+                    slug="undeclared-change",
+                )
+        gradients = []
+        for name, parameter in self._trained:
+            gradient = parameter.grad
+            if gradient is None or gradient.dtype != torch.float32:
+                raise RecordingError(
+                    f"{name} has no float32 gradient at opt.step(), but had one when recording"
+                    " began. Was loss.backward() called for this batch?",
+                    slug="undeclared-change",
+                )
+            gradients.append(gradient.contiguous())
+        images.gradient.fill([gradient.data_ptr() for gradient in gradients])
+
+    def copy_state(self, images: StepImages) -> None:
+        """After the optimizer's step."""
+        images.model.fill([get_address(*held) for held in self._model])
+        if not self._slots and self._slot_names:
+            self._slots = self._find_slots()
+        images.optimizer.fill([get_address(*held) for held in self._slots])
+        self._versions = self._get_versions()
+
+    def validate_unchanged(self) -> None:
+        """Raises RecordingError if weights or buffers changed since the last optimizer step."""
+        versions = self._get_versions()
+        if versions != self._versions:
+            name = next(
+                name
+                for name, old, new in zip(self._tensors, self._versions, versions, strict=True)
+                if old != new
+            )
+            raise RecordingError(
+                f"{name} was changed between two steps by something other than the optimizer"
+                " (weight clipping, an average, validation in training mode?). A verifier would"
+                " not repeat that; only what loss= and the optimizer do can be recorded",
+                slug="undeclared-change",
+            )
+
+    def _get_versions(self) -> list[int]:
+        return [tensor._version for tensor in self._tensors.values()]
+
+    def _find_slots(self) -> list[_Held]:
+        """The optimizer's tensors in name order, once it has made them."""
+        found = collect_optimizer_slots(self._optimizer, self._parameters)
+        if sorted(found) != self._slot_names:
+            odd = ", ".join(sorted(set(found) ^ set(self._slot_names))[:3])
+            raise RecordingError(
+                f"the optimizer keeps other state than its settings imply: {odd}",
+                slug="unsupported-optimizer",
+            )
+        return [_Held(name, tensor, tensor.nbytes) for name, tensor in sorted(found.items())]

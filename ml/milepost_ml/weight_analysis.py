@@ -1,0 +1,137 @@
+"""What the weights' movement says about a whole run: a report for people.
+
+The replicated part, which intervals are flagged, is `milepost_consensus.flagging` on exact integer
+scores; this module adds the paper's four metrics for reading, and both rules side by side: `robust`
+(Milepost's) and `upper` (the threshold of the Diffusion paper).  A flag buys an interval more
+verifiers.  It is no evidence of poison, and an interval without a flag is not acquitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from milepost_consensus.flagging import compute_flags
+from milepost_ml.distance import Distances, Tensors, compute_change_score, compute_distances
+from milepost_ml.files import FolderFiles
+from milepost_ml.recipe import RATE_UNITS, compute_rate_sum, get_rates, get_steps
+from milepost_ml.record_files import get_parameters, read_recipe, read_state
+
+COLUMNS: Final = (
+    "interval",
+    "steps",
+    "absolute",
+    "L2",
+    "percent",
+    "cosine",
+    "per rate",
+    "robust",
+    "upper",
+)
+"""Headings of `WeightAnalysis.to_rows`."""
+
+
+class IntervalAnalysis(NamedTuple):
+    """How one interval moved the weights."""
+
+    interval: int
+    steps: range
+    distances: Distances
+    change_score: int
+    """The replicated score: absolute change in units of 2^-24."""
+    rate_sum: int
+    """Sum of the interval's learning rates in units of 10^-9."""
+    robust: bool
+    """Flagged by rule `robust`."""
+    upper: bool
+    """Flagged by rule `upper`."""
+
+    @property
+    def change_per_rate(self) -> float:
+        """Absolute change divided by the sum of learning rates; 0 where no rate is declared."""
+        return self.distances.absolute * RATE_UNITS / self.rate_sum if self.rate_sum else 0.0
+
+
+class WeightAnalysis(NamedTuple):
+    """The intervals of a run in order."""
+
+    intervals: tuple[IntervalAnalysis, ...]
+
+    @property
+    def robust(self) -> tuple[int, ...]:
+        """The intervals that rule `robust` flags."""
+        return tuple(item.interval for item in self.intervals if item.robust)
+
+    @property
+    def upper(self) -> tuple[int, ...]:
+        """The intervals that rule `upper` flags."""
+        return tuple(item.interval for item in self.intervals if item.upper)
+
+    def to_rows(self) -> tuple[tuple[str, ...], ...]:
+        """One row of text per interval under the headings COLUMNS."""
+        return tuple(
+            (
+                str(item.interval),
+                f"{item.steps.start}-{item.steps.stop}",
+                f"{item.distances.absolute:.4g}",
+                f"{item.distances.l2:.4g}",
+                f"{item.distances.percent:.4g}",
+                f"{item.distances.cosine:.3e}",
+                f"{item.change_per_rate:.4g}",
+                "flag" if item.robust else "",
+                "flag" if item.upper else "",
+            )
+            for item in self.intervals
+        )
+
+
+def analyse_snapshots(
+    snapshots: Iterable[Tensors], rates: Sequence[Sequence[float]]
+) -> WeightAnalysis:
+    """Analyse a run from the parameters at its snapshots.
+
+    `snapshots` yields one mapping more than `rates` has entries; only two are held at a time.
+    `rates[k]` are the learning rates of the steps of interval k.  Raises InvalidRecord, slug
+    not-finite or wrong-tensors.
+    """
+    distances: list[Distances] = []
+    scores: list[int] = []
+    before: Tensors | None = None
+    for after in snapshots:
+        if before is not None:
+            distances.append(compute_distances(before, after))
+            scores.append(compute_change_score(before, after))
+        before = after
+    rate_sums = [compute_rate_sum(part) for part in rates]
+    robust = compute_flags(scores, rate_sums, "robust")
+    upper = compute_flags(scores, rate_sums, "upper")
+    intervals, first = [], 0
+    for interval, part in enumerate(rates):
+        intervals.append(
+            IntervalAnalysis(
+                interval=interval,
+                steps=range(first, first + len(part)),
+                distances=distances[interval],
+                change_score=scores[interval],
+                rate_sum=rate_sums[interval],
+                robust=interval in robust,
+                upper=interval in upper,
+            )
+        )
+        first += len(part)
+    return WeightAnalysis(tuple(intervals))
+
+
+def analyse_record(folder: Path) -> WeightAnalysis:
+    """Analyse the record in a run folder, reading two snapshots at a time.
+
+    Raises InvalidRecord where the recipe or a snapshot is missing or not what it must be.
+    """
+    files = FolderFiles(folder)
+    _, recipe = read_recipe(files)
+    rates = [get_rates(recipe, get_steps(recipe, k)) for k in range(recipe.intervals)]
+    snapshots = (
+        get_parameters(recipe, read_state(files, recipe, k)) for k in range(recipe.intervals + 1)
+    )
+    return analyse_snapshots(snapshots, rates)
