@@ -1,0 +1,144 @@
+"""How transactions get in: from clients with everything checked first, from peers by the rules.
+
+A client's submission is answered only after its whole record was validated from the blobs here;
+a refused one leaves none of its files behind.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Final, NamedTuple
+
+from milepost_consensus.encoding import decode
+from milepost_consensus.errors import InvalidInput
+from milepost_consensus.events import TransactionsWaiting
+from milepost_consensus.rules import check_tx
+from milepost_consensus.submissions import (
+    Submit,
+    Tx,
+    compute_submission_id,
+    compute_tx_id,
+    decode_payload,
+)
+from milepost_ml.errors import MilepostMLError
+from milepost_node.blobs import BlobStore
+from milepost_node.errors import InvalidRequest
+from milepost_node.mempool import Mempool
+from milepost_node.peers import Peers
+from milepost_node.records import Records
+from milepost_node.retracer import Retracer
+from milepost_node.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+LISTED_MISSING: Final = 100
+"""How many missing files an answer names; the client asks for the rest itself."""
+_KEEPING: Final = frozenset({"busy", "mempool-full", "missing-blobs"})
+"""Refusals after which the client may come back, so its files stay."""
+
+
+class Admitted(NamedTuple):
+    """A transaction that was taken in."""
+
+    tx_id: bytes
+    submission_id: bytes | None
+    """For a submission: its identity on the chain."""
+
+
+class Admission:
+    """The door of one node."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        mempool: Mempool,
+        peers: Peers,
+        blobs: BlobStore,
+        records: Records,
+        retracer: Retracer,
+        limit: int,
+    ) -> None:
+        self._runtime = runtime
+        self._mempool = mempool
+        self._peers = peers
+        self._blobs = blobs
+        self._records = records
+        self._retracer = retracer
+        self._limit = limit
+        self._validating: dict[bytes, Submit] = {}
+        """Submissions whose records are being validated, by model."""
+        self.counts: Counter[str] = Counter()
+        """Refused transactions of peers, by slug."""
+
+    def get_pending(self) -> list[Submit]:
+        """Submissions that are not on the chain yet."""
+        return [*self._validating.values(), *self._mempool.get_submits()]
+
+    async def admit(self, data: bytes) -> Admitted:
+        """Take in a client's transaction and pass it on; raises InvalidInput or InvalidRecord."""
+        tx = decode(Tx, data)
+        payload = decode_payload(tx)
+        network = self._runtime.state.network
+        if not isinstance(payload, Submit):
+            self.send(tx)
+            return Admitted(compute_tx_id(tx, network), None)
+        try:
+            await self._validate(tx, payload)
+            self.send(tx)
+        except (InvalidInput, MilepostMLError) as error:
+            if error.slug not in _KEEPING:
+                self._forget(payload)
+            raise
+        submission_id = compute_submission_id(tx.sender, payload, network)
+        logger.info("submission taken", extra={"submission": submission_id})
+        return Admitted(compute_tx_id(tx, network), submission_id)
+
+    def receive(self, tx: Tx) -> None:
+        """Take in a transaction that a peer passed on; refused ones are counted."""
+        try:
+            if self._mempool.add(self._runtime.state, tx):
+                self._runtime.post(TransactionsWaiting())
+        except InvalidInput as error:
+            self.counts[error.slug] += 1
+
+    def send(self, tx: Tx) -> None:
+        """Take in a transaction, if it is new, and pass it on; raises InvalidInput."""
+        if self._mempool.add(self._runtime.state, tx):
+            self._runtime.post(TransactionsWaiting())
+        self._peers.broadcast(tx)
+
+    async def _validate(self, tx: Tx, submit: Submit) -> None:
+        """Everything that can be said about a submission before it is on the chain."""
+        self._mempool.validate_room(tx)
+        check_tx(self._runtime.state, tx)
+        if any(submit.model_digest == other.model_digest for other in self.get_pending()):
+            raise InvalidRequest(
+                f"model {submit.model_digest.hex()[:16]} is being submitted already",
+                slug="duplicate",
+            )
+        if len(self._validating) >= self._limit:
+            raise InvalidRequest(
+                f"{self._limit} other submissions are being validated; try again later",
+                slug="busy",
+            )
+        self._validating[submit.model_digest] = submit
+        try:
+            missing = self._records.get_missing(submit.manifest)
+            if missing:
+                raise InvalidRequest(
+                    f"{len(missing)} files of the record are not on this node",
+                    slug="missing-blobs",
+                    missing=[digest.hex() for digest in missing[:LISTED_MISSING]],
+                )
+            await self._retracer.validate_record(submit)
+        finally:
+            del self._validating[submit.model_digest]
+
+    def _forget(self, submit: Submit) -> None:
+        """Delete the files of a refused submission that nothing else needs."""
+        keep = self._records.get_referenced(self._runtime.state, self.get_pending())
+        files = set(self._records.get_files(submit.manifest)) - keep
+        count = self._blobs.delete(files)
+        logger.info("files of a refused submission deleted", extra={"files": count})

@@ -1,0 +1,25 @@
+"""The HTTP application of a node."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from milepost_node.node import VERSION, Node
+from milepost_node.problem_json import install_handlers
+from milepost_node.routes import blobs, chain, health, peer, transactions
+
+
+def make_app(node: Node) -> FastAPI:
+    """The application that serves `node`.  It starts and stops nothing."""
+    app = FastAPI(
+        title="Milepost node",
+        version=VERSION,
+        # The interactive pages load scripts from elsewhere; /openapi.json is all there is.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.node = node
+    install_handlers(app)
+    for routes in (health, chain, transactions, blobs, peer):
+        app.include_router(routes.router)
+    return app

@@ -1,0 +1,211 @@
+"""Files by what they are: a folder in which every file's name is the SHA-256 of its bytes.
+
+A file appears under its name only complete, checked and flushed to disk (temporary file, fsync,
+atomic rename).  Paths are made from 32 digest bytes and from nothing a user wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from milepost_node.errors import InvalidRequest, StoreError
+
+INCOMING: Final = "incoming"
+"""Where files are until they are complete."""
+DIGEST_HEX: Final = 64
+_HEX: Final = frozenset("0123456789abcdef")
+
+
+def parse_digest(text: str) -> bytes:
+    """The digest that 64 lowercase hex digits spell; raises InvalidRequest for anything else."""
+    if len(text) != DIGEST_HEX or not _HEX.issuperset(text):
+        raise InvalidRequest(
+            "A file is named by its SHA-256: 64 lowercase hex digits.", slug="bad-digest"
+        )
+    return bytes.fromhex(text)
+
+
+def get_blob_path(folder: Path, digest: bytes) -> Path:
+    """Where the file with this digest lies, or would lie."""
+    assert len(digest) == 32
+    name = digest.hex()
+    return folder / name[:2] / name
+
+
+def store_bytes(folder: Path, data: bytes) -> bytes:
+    """Store bytes made on this machine as a blob; returns their digest.  Raises StoreError."""
+    digest = hashlib.sha256(data).digest()
+    file = _open_incoming(folder)
+    try:
+        with _storing():
+            file.write(data)
+        _settle(file, get_blob_path(folder, digest))
+    finally:
+        _discard(file)
+    return digest
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Turns what the disk refuses into errors of this package."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InvalidRequest("the disk of this node is full", slug="store-full") from error
+        raise StoreError(f"a file could not be stored: {error.strerror}") from error
+
+
+def _open_incoming(folder: Path) -> IO[bytes]:
+    with _storing():
+        return tempfile.NamedTemporaryFile(dir=folder / INCOMING, delete=False)
+
+
+def _settle(file: IO[bytes], path: Path) -> bool:
+    """Flush a temporary file to disk and give it its name; returns whether the name is new."""
+    with _storing():
+        file.flush()
+        os.fsync(file.fileno())
+        path.parent.mkdir(exist_ok=True)
+        known = path.exists()
+        os.replace(file.name, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return not known
+
+
+def _discard(file: IO[bytes]) -> None:
+    """Close a temporary file and remove it, unless it has been given its name."""
+    # Closing may try to write once more; what matters went wrong before.
+    with suppress(OSError):
+        file.close()
+    Path(file.name).unlink(missing_ok=True)
+
+
+class BlobStore:
+    """The blob folder of one node, with a limit on all of it together."""
+
+    def __init__(self, folder: Path, *, store_bytes: int) -> None:
+        self._folder = folder
+        self._store_bytes = store_bytes
+        self._incoming = folder / INCOMING
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for leftover in self._incoming.iterdir():
+            leftover.unlink()
+        self._used = sum(size for _, size, _ in self._scan())
+
+    @property
+    def used_bytes(self) -> int:
+        """Size of all blobs together."""
+        return self._used
+
+    def get_path(self, digest: bytes) -> Path:
+        """Where the blob lies, or would lie."""
+        return get_blob_path(self._folder, digest)
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the complete blob is here."""
+        return self.get_path(digest).is_file()
+
+    def get_missing(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Those of `digests` that are not here, in their order."""
+        return [digest for digest in digests if not self.has(digest)]
+
+    def read(self, digest: bytes, *, limit_bytes: int) -> bytes:
+        """The bytes of a small blob; raises InvalidRequest if it is missing or larger."""
+        try:
+            with self.get_path(digest).open("rb") as file:
+                data = file.read(limit_bytes + 1)
+        except FileNotFoundError as error:
+            raise InvalidRequest(
+                f"file {digest.hex()[:16]} is not on this node", slug="not-found"
+            ) from error
+        if len(data) > limit_bytes:
+            raise InvalidRequest(
+                f"file {digest.hex()[:16]} is larger than {limit_bytes} bytes", slug="too-large"
+            )
+        return data
+
+    async def write(self, digest: bytes, chunks: AsyncIterable[bytes], *, limit_bytes: int) -> None:
+        """Take a blob from a stream.
+
+        Raises InvalidRequest (too-large, store-full, bad-digest) or StoreError, and whatever
+        `chunks` raises; then nothing is left behind.
+        """
+        hasher = hashlib.sha256()
+        size = 0
+        file = _open_incoming(self._folder)
+        try:
+            async for chunk in chunks:
+                size += len(chunk)
+                self._validate_size(size, limit_bytes)
+                hasher.update(chunk)
+                with _storing():
+                    file.write(chunk)
+            if hasher.digest() != digest:
+                raise InvalidRequest(
+                    f"{size} bytes arrived whose SHA-256 is {hasher.hexdigest()[:16]}..., not"
+                    f" {digest.hex()[:16]}...",
+                    slug="bad-digest",
+                )
+            if await asyncio.to_thread(_settle, file, self.get_path(digest)):
+                self._used += size
+        finally:
+            _discard(file)
+
+    def _validate_size(self, size_bytes: int, limit_bytes: int) -> None:
+        if size_bytes > limit_bytes:
+            raise InvalidRequest(f"the file has more than {limit_bytes} bytes", slug="too-large")
+        if self._used + size_bytes > self._store_bytes:
+            raise InvalidRequest(
+                f"this node keeps {self._store_bytes} bytes of files and is full",
+                slug="store-full",
+            )
+
+    def adopt(self, digest: bytes) -> None:
+        """Count a blob that the worker process stored."""
+        self._used += self.get_path(digest).stat().st_size
+
+    def delete(self, digests: Iterable[bytes]) -> int:
+        """Remove blobs; returns how many there were."""
+        count = 0
+        for digest in digests:
+            path = self.get_path(digest)
+            try:
+                size = path.stat().st_size
+                path.unlink()
+            except FileNotFoundError:
+                continue
+            self._used -= size
+            count += 1
+        return count
+
+    def sweep(self, keep: Collection[bytes], *, before: float) -> int:
+        """Remove blobs not in `keep` last written before `before` (seconds since the epoch)."""
+        old = [
+            digest for digest, _, written in self._scan() if written < before and digest not in keep
+        ]
+        count = self.delete(old)
+        self._used = sum(size for _, size, _ in self._scan())
+        return count
+
+    def _scan(self) -> Iterable[tuple[bytes, int, float]]:
+        """(digest, size, time of writing) of every blob."""
+        for folder in self._folder.iterdir():
+            if folder == self._incoming or not folder.is_dir():
+                continue
+            for entry in os.scandir(folder):
+                if len(entry.name) == DIGEST_HEX and _HEX.issuperset(entry.name):
+                    status = entry.stat()
+                    yield bytes.fromhex(entry.name), status.st_size, status.st_mtime

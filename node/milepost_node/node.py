@@ -1,0 +1,266 @@
+"""One node, put together: what exists, who knows whom, and in which order it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+from collections.abc import Coroutine
+from importlib.metadata import version
+from typing import IO, Final
+
+import httpx
+
+from milepost_consensus.errors import InvalidInput
+from milepost_consensus.machine import Machine
+from milepost_consensus.members import Member, compute_network_id, compute_quorum
+from milepost_node.admission import Admission
+from milepost_node.answers import Answers
+from milepost_node.behaviours import BEHAVIOURS
+from milepost_node.blobs import BlobStore
+from milepost_node.chain import replay_chain
+from milepost_node.clock import read_monotonic, read_wall_ms
+from milepost_node.errors import SettingsError, StoreError
+from milepost_node.mempool import Mempool
+from milepost_node.peers import Peers, make_client
+from milepost_node.records import Records
+from milepost_node.retracer import Retracer, Workers
+from milepost_node.runtime import Runtime
+from milepost_node.settings import Settings
+from milepost_node.store import REMEDY, Store
+from milepost_node.sync import Sync
+from milepost_node.verifier import Verifier
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = version("milepost")
+SWEEP_SECONDS: Final = 600.0
+"""Between two searches for files that no submission names."""
+LAG_SECONDS: Final = 0.5
+"""An event loop that is this late is logged: messages and timers were late too."""
+
+
+class Node:
+    """Everything a node consists of, opened by the constructor and running from `start` on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: httpx.AsyncClient | None = None,
+        retracer: Retracer | None = None,
+    ) -> None:
+        """Raises NodeError if the home cannot be used or the chain on disk is damaged.
+
+        `client` and `retracer` stand in for the network and the worker processes in tests.
+        """
+        self.settings = settings
+        self.network = compute_network_id(settings.genesis)
+        self.failed = asyncio.Event()
+        """Set when the node can no longer go on."""
+        limits, home = settings.limits, settings.home
+        self._member = _get_member(settings)
+        self._lock = _lock_home(settings)
+        self._client = client or make_client()
+        self._retracer = retracer or Workers(
+            home / "blobs",
+            memory_bytes=limits.worker_bytes,
+            limit_seconds=limits.retrace_seconds,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running: asyncio.Task[None] | None = None
+        self.store = Store(home / "chain.db", self.network)
+        self.blobs = BlobStore(home / "blobs", store_bytes=limits.store_bytes)
+        self.mempool = Mempool(
+            self.network,
+            limit=limits.mempool_transactions,
+            per_sender=limits.mempool_per_sender,
+        )
+        self.peers = Peers(
+            settings.genesis.members,
+            own_id=settings.signer.public,
+            network=self.network,
+            client=self._client,
+        )
+        self.records = Records(self.blobs, self.peers, blob_bytes=limits.blob_bytes)
+        self.runtime = Runtime(
+            self._open_machine(),
+            store=self.store,
+            mempool=self.mempool,
+            network=self.peers,
+            on_behind=lambda sender: self.sync.request(sender),
+            on_decided=lambda block, state: self.verifier.on_decided(),
+        )
+        self.sync = Sync(
+            self.peers,
+            get_height=lambda: self.runtime.state.height,
+            deliver=self.runtime.deliver,
+        )
+        self.admission = Admission(
+            self.runtime,
+            mempool=self.mempool,
+            peers=self.peers,
+            blobs=self.blobs,
+            records=self.records,
+            retracer=self._retracer,
+            limit=limits.admissions,
+        )
+        self.verifier = Verifier(
+            settings.signer.public,
+            behaviour=BEHAVIOURS[settings.malicious],
+            get_state=lambda: self.runtime.state,
+            answers=Answers(
+                settings.signer,
+                get_state=lambda: self.runtime.state,
+                send=self.admission.send,
+                mempool=self.mempool,
+            ),
+            blobs=self.blobs,
+            records=self.records,
+            retracer=self._retracer,
+        )
+
+    def _open_machine(self) -> Machine:
+        chain = replay_chain(self.store, self.settings.genesis)
+        try:
+            return Machine(
+                chain.state,
+                self.settings.signer,
+                journal=self.store.get_journal(),
+                last_certificate=chain.certificate,
+            )
+        except InvalidInput as error:
+            raise StoreError(
+                f"the journal in chain.db is damaged: {error}. {REMEDY}", slug="store-corrupt"
+            ) from error
+
+    def start(self) -> None:
+        """Take part.  The HTTP server is started by the caller, before or after."""
+        if self.settings.malicious:
+            logger.warning("THIS NODE LIES", extra={"malicious": self.settings.malicious})
+        state = self.runtime.state
+        logger.info(
+            "node started",
+            extra={
+                "node": self.settings.name,
+                "network": self.settings.genesis.network,
+                "network_id": self.network,
+                "height": state.height,
+                "blobs_bytes": self.blobs.used_bytes,
+            },
+        )
+        self._running = self._spawn("runtime", self.runtime.run())
+        for peer in self.peers.all:
+            self._tasks.append(self._spawn(f"peer {peer.name}", peer.run()))
+        self._tasks.append(self._spawn("sync", self.sync.run()))
+        self._tasks.append(self._spawn("verifier", self.verifier.run()))
+        self._tasks.append(self._spawn("sweep", self._sweep()))
+        self._tasks.append(self._spawn("lag", _watch_lag()))
+
+    async def stop(self) -> None:
+        """Finish the step at hand, end the worker even in the middle of a job, close the files."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._running is not None:
+            self.runtime.stop()
+            await self._running
+        await self._retracer.stop()
+        await self._client.aclose()
+        self.store.close()
+        self._lock.close()
+        logger.info("node stopped", extra={"height": self.runtime.state.height})
+
+    def _spawn(self, name: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return asyncio.create_task(self._guard(name, work), name=name)
+
+    async def _guard(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """Run a part of the node; if it breaks, the node as a whole has failed."""
+        try:
+            await work
+        except Exception:
+            logger.critical("a part of the node broke", extra={"part": name}, exc_info=True)
+            self.failed.set()
+
+    async def _sweep(self) -> None:
+        """Delete files that were sent here long ago and belong to no submission."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            keep = self.records.get_referenced(self.runtime.state, self.admission.get_pending())
+            oldest = read_wall_ms() / 1000 - self.settings.limits.upload_seconds
+            count = self.blobs.sweep(keep, before=oldest)
+            if count:
+                logger.info("files of no submission deleted", extra={"files": count})
+
+    def get_status(self) -> dict[str, object]:
+        """What `/v1/status` says."""
+        state = self.runtime.state
+        return {
+            "network": self.settings.genesis.network,
+            "network_id": self.network.hex(),
+            "node": self.settings.name,
+            "key": self._member.id.hex(),
+            "height": state.height,
+            "block_id": state.last_id.hex(),
+            "syncing": self.sync.syncing,
+            "peers": len(self.peers.all),
+            "peers_reachable": self.peers.reachable_count,
+            "mempool": len(self.mempool),
+            "version": VERSION,
+            "malicious": self.settings.malicious,
+            "device_class": self.verifier.device_class,
+        }
+
+    def get_readiness(self) -> tuple[int, dict[str, object]]:
+        """The HTTP status and body of `/health/ready`."""
+        needed = compute_quorum(len(self.runtime.state.validators))
+        present = self.count_validators()
+        if self.failed.is_set():
+            return 503, {"reason": "failed"}
+        if present < needed:
+            return 503, {"reason": "too-few-validators", "reachable": present, "needed": needed}
+        if self.sync.syncing:
+            return 206, {"reason": "syncing", "behind": self.sync.behind}
+        return 200, {"reason": "ready"}
+
+    def count_validators(self) -> int:
+        """Validators that are there, this node included if it is one."""
+        own = {self._member.id} | {peer.id for peer in self.peers.all if peer.reachable}
+        return sum(member.id in own for member in self.runtime.state.validators)
+
+
+async def _watch_lag() -> None:
+    """Say so when something kept the event loop from running."""
+    while True:
+        before = read_monotonic()
+        await asyncio.sleep(1.0)
+        late = read_monotonic() - before - 1.0
+        if late > LAG_SECONDS:
+            logger.warning("event loop was late", extra={"seconds": round(late, 3)})
+
+
+def _get_member(settings: Settings) -> Member:
+    for member in settings.genesis.members:
+        if member.id == settings.signer.public:
+            return member
+    raise SettingsError(
+        f"The key in node.key ({settings.signer.public.hex()[:16]}) is not among the"
+        f" {len(settings.genesis.members)} members of network {settings.genesis.network}."
+        " Use the genesis.json of the network that this key was made for.",
+        slug="not-a-member",
+    )
+
+
+def _lock_home(settings: Settings) -> IO[bytes]:
+    """Keep a second process away from the home; it would sign with the same key."""
+    lock = (settings.home / "node.lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise SettingsError(
+            f"Another process runs node {settings.name} from this home already. Two would sign"
+            " with one key, which looks like lying. Stop the other one first.",
+            slug="home-in-use",
+        ) from error
+    return lock

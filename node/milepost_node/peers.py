@@ -1,0 +1,210 @@
+"""The other nodes: one bounded queue and one sender per peer, all messages one way.
+
+A peer gets one POST at a time with all that is queued for it by then.  A peer that does not take
+it is left alone for a growing while; meanwhile its queue drops the oldest messages.  Nothing waits
+for a peer: the ledger repeats what matters, and whole blocks are fetched by `sync`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from random import SystemRandom
+from typing import Final
+
+import httpx
+
+from milepost_consensus.members import Member
+from milepost_node.clock import wait_for_event
+from milepost_node.envelopes import Envelope, Message, encode_batch, is_full, make_envelope
+from milepost_node.errors import PeerError
+
+logger = logging.getLogger(__name__)
+
+QUEUE_MESSAGES: Final = 4_096
+QUEUE_BYTES: Final = 64 * 1024 * 1024
+"""What is kept for a peer that is slow or gone."""
+BACKOFF_FIRST_SECONDS: Final = 0.25
+BACKOFF_LAST_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 2.0
+ANSWER_SECONDS: Final = 10.0
+NETWORK_HEADER: Final = "milepost-network"
+"""Names the sender's network, so that nodes of two networks notice each other at once."""
+HEIGHT_HEADER: Final = "milepost-height"
+"""The height a node says it is at; good for a progress display and nothing else."""
+
+
+def make_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """The HTTP client for all traffic between nodes."""
+    return httpx.AsyncClient(
+        transport=transport,
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+class Peer:
+    """One other node: its queue, and whether it was there when last tried."""
+
+    def __init__(self, member: Member, client: httpx.AsyncClient, network: bytes) -> None:
+        self.id = member.id
+        self.name = member.name
+        self.reachable = False
+        self.dropped = 0
+        """Messages that were never sent because the queue was full."""
+        self._url = member.endpoint.rstrip("/")
+        self._client = client
+        self._headers = {NETWORK_HEADER: network.hex()}
+        self._queue: deque[Envelope] = deque()
+        self._queued_bytes = 0
+        self._work = asyncio.Event()
+        self._back = asyncio.Event()
+        self.backoff = 0.0
+        """Seconds for which it is left alone after the next failure to send."""
+        self._trouble = ""
+
+    def enqueue(self, envelope: Envelope) -> None:
+        """Queue a message; the oldest ones go where there is no room."""
+        self._queue.append(envelope)
+        self._queued_bytes += len(envelope[1])
+        while len(self._queue) > QUEUE_MESSAGES or (
+            self._queued_bytes > QUEUE_BYTES and len(self._queue) > 1
+        ):
+            self._queued_bytes -= len(self._queue.popleft()[1])
+            self.dropped += 1
+        self._work.set()
+
+    async def run(self) -> None:
+        """Send what is queued, for ever."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while batch := self._take():
+                if not await self._send(batch):
+                    break
+                # Whatever the current step of the runtime queues now goes into one batch.
+                await asyncio.sleep(0)
+
+    def _take(self) -> list[Envelope]:
+        batch: list[Envelope] = []
+        size = 0
+        while self._queue and not is_full(len(batch), size):
+            envelope = self._queue.popleft()
+            size += len(envelope[1])
+            batch.append(envelope)
+        self._queued_bytes -= size
+        return batch
+
+    async def _send(self, batch: Sequence[Envelope]) -> bool:
+        """Post one batch.  A failed one is tried once more: a kept connection may be stale."""
+        body = encode_batch(batch)
+        for _ in range(2):
+            try:
+                response = await self._client.post(
+                    f"{self._url}/v1/peer/messages", content=body, headers=self._headers
+                )
+                self._check(response)
+            except (httpx.HTTPError, httpx.InvalidURL, PeerError) as error:
+                self.note_failure(error)
+                continue
+            self.note_success()
+            return True
+        self._back.clear()
+        await wait_for_event(self._back, self.backoff)
+        # What queued up meanwhile is the first to be sent.
+        self._work.set()
+        return False
+
+    async def get(self, path: str, *, limit_bytes: int) -> tuple[bytes, int]:
+        """The body at a path and the height the peer says it is at; raises PeerError."""
+        async with self.stream(path) as response:
+            body = bytearray()
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise PeerError(f"{self.name} answered with more than {limit_bytes} bytes")
+        claimed = response.headers.get(HEIGHT_HEADER, "")
+        return bytes(body), int(claimed) if claimed.isdecimal() and len(claimed) < 19 else 0
+
+    @asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[httpx.Response]:
+        """The answer at a path, its body still to come; raises PeerError."""
+        try:
+            async with self._client.stream(
+                "GET", self._url + path, headers=self._headers
+            ) as response:
+                self._check(response)
+                yield response
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            self.note_failure(error)
+            raise PeerError(f"{self.name} failed: {type(error).__name__}") from error
+        self.note_success()
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.status_code == httpx.codes.CONFLICT:
+            raise PeerError(f"{self.name} belongs to another network", slug="wrong-network")
+        if response.status_code >= 300:
+            raise PeerError(f"{self.name} answered HTTP {response.status_code}")
+
+    def note_success(self) -> None:
+        """The peer answered; what waits for it may go."""
+        if not self.reachable:
+            logger.info("peer reachable", extra={"peer": self.name})
+        self.reachable = True
+        self._trouble = ""
+        self.backoff = 0.0
+        self._back.set()
+
+    def note_failure(self, error: Exception) -> None:
+        """The peer did not answer, or not as a peer does.  Each new reason is logged once."""
+        trouble = str(error) if isinstance(error, PeerError) else type(error).__name__
+        if self.reachable or trouble != self._trouble:
+            logger.warning("peer not reachable", extra={"peer": self.name, "reason": trouble})
+        self._trouble = trouble
+        self.reachable = False
+        self.backoff = min(BACKOFF_LAST_SECONDS, max(BACKOFF_FIRST_SECONDS, 2 * self.backoff))
+
+
+class Peers:
+    """All other members that have an endpoint."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        own_id: bytes,
+        network: bytes,
+        client: httpx.AsyncClient,
+    ) -> None:
+        self.all = tuple(
+            Peer(member, client, network)
+            for member in members
+            if member.endpoint and member.id != own_id
+        )
+        self._by_id = {peer.id: peer for peer in self.all}
+
+    def broadcast(self, message: Message) -> None:
+        """Queue a message for everybody."""
+        envelope = make_envelope(message)
+        for peer in self.all:
+            peer.enqueue(envelope)
+
+    def find(self, member_id: bytes) -> Peer | None:
+        """The peer with this key, if it has an endpoint."""
+        return self._by_id.get(member_id)
+
+    def get_preferred(self, first: Sequence[bytes]) -> list[Peer]:
+        """All peers in the order in which to ask for something: reachable ones before the others,
+        among equals those in `first`, else by chance, so that not everybody asks the same one."""
+        shuffled = SystemRandom().sample(self.all, len(self.all))
+        return sorted(shuffled, key=lambda peer: (not peer.reachable, peer.id not in first))
+
+    @property
+    def reachable_count(self) -> int:
+        """How many peers answered when last tried."""
+        return sum(peer.reachable for peer in self.all)

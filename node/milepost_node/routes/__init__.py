@@ -1,0 +1,1 @@
+"""HTTP routes: they parse a request, ask the node, and write down its answer."""

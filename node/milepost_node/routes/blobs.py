@@ -1,0 +1,75 @@
+"""Files in and out, named by the SHA-256 of their bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+
+from milepost_node.blobs import parse_digest
+from milepost_node.bodies import read_body, stream_body
+from milepost_node.errors import InvalidRequest
+from milepost_node.problem_json import JsonAnswer
+from milepost_node.routes.access import get_node
+
+router = APIRouter(prefix="/v1/blobs")
+
+MAX_QUESTION_BYTES: Final = 1024 * 1024
+MAX_QUESTION_DIGESTS: Final = 8_192
+"""The longest record has about 4,100 files."""
+
+
+class Question(msgspec.Struct, forbid_unknown_fields=True):
+    """Which of these files are missing?"""
+
+    digests: list[str]
+
+
+_decoder = msgspec.json.Decoder(Question)
+
+
+@router.post("/missing", response_class=JsonAnswer)
+async def post_missing(request: Request) -> Response:
+    """Those of the named files that this node does not have."""
+    body = await read_body(request, limit_bytes=MAX_QUESTION_BYTES)
+    try:
+        question = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"expected {{'digests': [...]}}: {error}") from error
+    if len(question.digests) > MAX_QUESTION_DIGESTS:
+        raise InvalidRequest(
+            f"{len(question.digests)} digests, the limit is {MAX_QUESTION_DIGESTS}",
+            slug="too-large",
+        )
+    digests = [parse_digest(text) for text in question.digests]
+    missing = get_node(request).blobs.get_missing(digests)
+    return JsonAnswer({"missing": [digest.hex() for digest in missing]})
+
+
+@router.put("/{name}", status_code=201, response_class=JsonAnswer)
+async def put_blob(request: Request, name: str) -> Response:
+    """Store a file; it must be exactly the one that its name says."""
+    node = get_node(request)
+    digest = parse_digest(name)
+    limit = node.settings.limits.blob_bytes
+    await node.blobs.write(digest, stream_body(request, limit_bytes=limit), limit_bytes=limit)
+    return JsonAnswer({"stored": name}, status_code=201)
+
+
+@router.head("/{name}", response_class=FileResponse, include_in_schema=False)
+@router.get("/{name}", response_class=FileResponse)
+async def get_blob(request: Request, name: str) -> Response:
+    """The bytes of a file."""
+    path = get_node(request).blobs.get_path(parse_digest(name))
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise InvalidRequest(f"file {name[:16]} is not on this node", slug="not-found") from error
+    return FileResponse(
+        path,
+        media_type="application/octet-stream",
+        stat_result=status,
+        headers={"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"},
+    )

@@ -1,0 +1,41 @@
+"""Whether the node is alive and ready, and the long texts of its refusals."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from milepost_consensus.problems import PROBLEMS
+from milepost_node.errors import InvalidRequest
+from milepost_node.problem_json import JsonAnswer
+from milepost_node.routes.access import get_node
+
+router = APIRouter()
+
+
+@router.get("/health/live", response_class=JsonAnswer)
+async def get_live() -> Response:
+    """200 while the process answers at all."""
+    return JsonAnswer({"reason": "alive"})
+
+
+@router.get("/health/ready", response_class=JsonAnswer)
+async def get_ready(request: Request) -> Response:
+    """200 ready, 206 still fetching blocks, 503 not able to take part."""
+    status, reason = get_node(request).get_readiness()
+    return JsonAnswer(reason, status_code=status)
+
+
+@router.get("/problems", response_class=JsonAnswer)
+async def get_problems() -> Response:
+    """Every slug with its title."""
+    return JsonAnswer({slug: problem.title for slug, problem in sorted(PROBLEMS.items())})
+
+
+@router.get("/problems/{slug}", response_class=JsonAnswer)
+async def get_problem(slug: str) -> Response:
+    """What a refusal means and what to do about it."""
+    problem = PROBLEMS.get(slug)
+    if problem is None:
+        raise InvalidRequest("there is no such problem; /problems lists all", slug="not-found")
+    return JsonAnswer({"slug": slug, **problem._asdict()})

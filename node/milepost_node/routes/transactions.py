@@ -1,0 +1,31 @@
+"""Where clients hand in transactions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from milepost_node.bodies import read_body
+from milepost_node.mempool import MAX_TX_BYTES
+from milepost_node.problem_json import JsonAnswer
+from milepost_node.routes.access import get_node
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/transactions", status_code=202, response_class=JsonAnswer)
+async def post_transaction(request: Request) -> Response:
+    """Take in a signed transaction, given as its canonical bytes.
+
+    A submission is answered once its whole record was validated; its files must be here before.
+    """
+    data = await read_body(request, limit_bytes=MAX_TX_BYTES)
+    admitted = await get_node(request).admission.admit(data)
+    submission = admitted.submission_id
+    return JsonAnswer(
+        {
+            "id": admitted.tx_id.hex(),
+            "submission": submission.hex() if submission is not None else None,
+        },
+        status_code=202,
+    )

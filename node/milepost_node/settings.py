@@ -1,0 +1,201 @@
+"""What `DIR/node.toml`, `DIR/node.key` and `DIR/genesis.json` say, checked before anything starts.
+
+    host = "127.0.0.1"            # where the HTTP server listens
+    port = 7101
+    name = "arbutus"              # for people; the key is the identity
+    malicious = ""                # "ordered" or "chaotic" makes this node lie, for demonstrations
+
+    [limits]                      # all optional
+    blob_bytes = 1073741824
+
+A wrong value raises SettingsError naming the file, the key and what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.errors import InvalidInput
+from milepost_consensus.members import Genesis, validate_genesis
+from milepost_consensus.views import from_view
+from milepost_node.errors import SettingsError
+
+BEHAVIOURS: Final = ("", "ordered", "chaotic")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024
+"""A genesis of a thousand members stays far below."""
+SEED_BYTES: Final = 32
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of this machine others may use.  Sizes in bytes, times in seconds."""
+
+    blob_bytes: int = 4096 * MIB
+    """Largest single file taken from a submitter or fetched from a peer."""
+    store_bytes: int = 64 * 1024 * MIB
+    """All blobs together; beyond it nothing new is taken."""
+    upload_seconds: int = 24 * 3600
+    """How long a file that no submission names is kept."""
+    mempool_transactions: int = 20_000
+    mempool_per_sender: int = 5_000
+    """A verifier of the largest submission answers 2,048 intervals."""
+    admissions: int = 8
+    """Submissions whose records are being validated at the same time; one more is told to wait."""
+    retrace_seconds: int = 3600
+    """Longest job of the worker process before it is killed."""
+    worker_bytes: int = 16 * 1024 * MIB
+    """Address space of the worker process (torch alone maps several GiB it never touches)."""
+    connections: int = 512
+    """HTTP requests served at the same time."""
+
+
+_LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = {
+    "blob_bytes": (1024, 2**40),
+    "store_bytes": (1024, 2**50),
+    "upload_seconds": (60, 10**8),
+    "mempool_transactions": (10, 10**6),
+    "mempool_per_sender": (10, 10**6),
+    "admissions": (1, 1_000),
+    "retrace_seconds": (1, 10**6),
+    "worker_bytes": (4096 * MIB, 2**50),
+    "connections": (16, 100_000),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a node is started with."""
+
+    home: Path
+    host: str
+    port: int
+    name: str
+    genesis: Genesis
+    signer: Ed25519Signer
+    malicious: str = ""
+    log_level: str = "info"
+    limits: Limits = field(default_factory=Limits)
+
+
+def read_settings(home: Path) -> Settings:
+    """The settings in a home folder; raises SettingsError for the first thing that is wrong."""
+    file = home / "node.toml"
+    try:
+        table = tomllib.loads(_read(file))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file.name} is not TOML: {error}") from error
+    known = {"host", "port", "name", "malicious", "log_level", "limits"}
+    for key in table:
+        if key not in known:
+            raise SettingsError(
+                f"{file.name}: unknown key {key!r}; known are {', '.join(sorted(known))}"
+            )
+    return Settings(
+        home=home,
+        host=_text(table, "host", default="127.0.0.1"),
+        port=_integer(table, "port", low=1, high=65_535),
+        name=_text(table, "name"),
+        genesis=_read_genesis(home / "genesis.json"),
+        signer=_read_key(home / "node.key"),
+        malicious=_choice(table, "malicious", BEHAVIOURS, default=""),
+        log_level=_choice(table, "log_level", LOG_LEVELS, default="info"),
+        limits=_read_limits(table.get("limits", {})),
+    )
+
+
+def _read_limits(table: object) -> Limits:
+    if not isinstance(table, dict):
+        raise SettingsError("node.toml: limits must be a table, written [limits]")
+    names = {item.name for item in fields(Limits)}
+    for key in table:
+        if key not in names:
+            raise SettingsError(
+                f"node.toml: unknown key limits.{key}; known are {', '.join(sorted(names))}"
+            )
+    values = {
+        key: _integer(table, key, low=low, high=high, prefix="limits.")
+        for key, (low, high) in _LIMIT_RANGES.items()
+        if key in table
+    }
+    return Limits(**values)
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise SettingsError(f"{file.name} is larger than {MAX_FILE_BYTES} bytes")
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"There is no {file.name} in {file.parent}. A home has node.toml, node.key and"
+            " genesis.json; `milepost dev` writes complete ones."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file.name} cannot be read: {error}") from error
+
+
+def _read_genesis(file: Path) -> Genesis:
+    try:
+        genesis = from_view(Genesis, json.loads(_read(file)))
+        validate_genesis(genesis)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{file.name} is not JSON: {error}", slug="bad-genesis") from error
+    except InvalidInput as error:
+        raise SettingsError(f"{file.name}: {error}", slug="bad-genesis") from error
+    return genesis
+
+
+def _read_key(file: Path) -> Ed25519Signer:
+    text = _read(file).strip()
+    if file.stat().st_mode & 0o077:
+        raise SettingsError(
+            f"{file.name} can be read by other users of this machine. Close it with:"
+            f" chmod 600 {file.name}",
+            slug="key-readable",
+        )
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"{file.name} must hold one private seed as 64 hex digits", slug="bad-key"
+        ) from error
+    if len(seed) != SEED_BYTES:
+        raise SettingsError(
+            f"{file.name} holds {len(seed)} bytes, a private seed has {SEED_BYTES}",
+            slug="bad-key",
+        )
+    return Ed25519Signer.from_seed(seed)
+
+
+def _text(table: Mapping[str, Any], key: str, *, default: str | None = None) -> str:
+    value = table.get(key, default)
+    if not isinstance(value, str) or not value or len(value) > 128 or not value.isprintable():
+        raise SettingsError(
+            f"node.toml: {key} = {value!r} must be text of 1 to 128 printable characters"
+        )
+    return value
+
+
+def _choice(table: Mapping[str, Any], key: str, allowed: tuple[str, ...], *, default: str) -> str:
+    value = table.get(key, default)
+    if value not in allowed:
+        listed = ", ".join(f'"{item}"' for item in allowed)
+        raise SettingsError(f"node.toml: {key} = {value!r} must be one of {listed}")
+    return str(value)
+
+
+def _integer(table: Mapping[str, Any], key: str, *, low: int, high: int, prefix: str = "") -> int:
+    value = table.get(key)
+    if type(value) is not int or not low <= value <= high:
+        raise SettingsError(
+            f"node.toml: {prefix}{key} = {value!r} must be a whole number from {low} to {high}"
+        )
+    return value

@@ -1,0 +1,281 @@
+"""What the ledger waits for from this node: records held, intervals retraced, panels answered.
+
+The ledger state alone says what is to be done (`tasks`), so a restarted node goes on where the
+chain stands.  Two lanes run side by side: one fetches and validates records, one
+retrains.  Nothing is done twice.  Whether an answer is accepted is for the ledger rules to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from milepost_consensus.crypto import ZERO_DIGEST
+from milepost_consensus.errors import InvalidInput
+from milepost_consensus.state import LedgerState
+from milepost_consensus.submissions import (
+    Accusation,
+    Attest,
+    Duty,
+    Hold,
+    PanelVote,
+    Submission,
+    Witness,
+    get_interval_steps,
+)
+from milepost_ml.errors import MilepostMLError
+from milepost_node.answers import Answers, Key, Payload
+from milepost_node.behaviours import Behaviour, compute_false_digest
+from milepost_node.blobs import BlobStore
+from milepost_node.clock import read_monotonic, wait_for_event
+from milepost_node.errors import NodeError, WorkerError
+from milepost_node.jobs import Retrace
+from milepost_node.records import Records
+from milepost_node.retracer import Retracer
+from milepost_node.tasks import Task, plan_records, plan_retracing
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 3
+"""A task at which the worker fails this often is left to others."""
+RETRY_FIRST_SECONDS: Final = 1.0
+RETRY_LAST_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 1.0
+"""A lane without work looks this often whether a delayed task is due."""
+FALSE_DISTANCE_PPM: Final = 1_000_000
+"""What a lying accuser claims: as far off as the interval's whole movement."""
+
+
+Plan = Callable[[LedgerState, bytes], Iterator[Task]]
+
+
+class Verifier:
+    """Does the share of one node, `me`, in the verification."""
+
+    def __init__(
+        self,
+        me: bytes,
+        *,
+        behaviour: Behaviour,
+        get_state: Callable[[], LedgerState],
+        answers: Answers,
+        blobs: BlobStore,
+        records: Records,
+        retracer: Retracer,
+    ) -> None:
+        self._me = me
+        self._behaviour = behaviour
+        self._get_state = get_state
+        self._answers = answers
+        self._blobs = blobs
+        self._records = records
+        self._retracer = retracer
+        self._wakes = (asyncio.Event(), asyncio.Event())
+        self._failures: Counter[Key] = Counter()
+        self.done: set[Key] = set()
+        """Tasks of open submissions that are done or given up."""
+        self.put_off: dict[Key, float] = {}
+        """When to try again what failed."""
+        self.device_class = ""
+        """What this machine retrains on; empty until the worker has found out."""
+
+    async def run(self) -> None:
+        """Serve for ever."""
+        async with asyncio.TaskGroup() as lanes:
+            lanes.create_task(self._serve(plan_records, self._wakes[0]))
+            lanes.create_task(self._serve_retracing())
+            lanes.create_task(self._repeat())
+
+    def on_decided(self) -> None:
+        """Look at the ledger again: a block was decided."""
+        self._answers.settle()
+        still_open = {submission.id for submission in self._get_state().open_submissions}
+        self.done = {key for key in self.done if key[1] in still_open}
+        self.put_off = {key: due for key, due in self.put_off.items() if key[1] in still_open}
+        for key in [key for key in self._failures if key[1] not in still_open]:
+            del self._failures[key]
+        for wake in self._wakes:
+            wake.set()
+
+    async def _serve_retracing(self) -> None:
+        while not self.device_class:
+            try:
+                self.device_class = await self._retracer.get_device_class()
+            except NodeError as error:
+                logger.error("no device class", extra={"reason": str(error)})
+                await asyncio.sleep(RETRY_LAST_SECONDS)
+        logger.info("ready to retrain", extra={"device_class": self.device_class})
+        await self._serve(plan_retracing, self._wakes[1])
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._answers.repeat()
+
+    async def _serve(self, plan: Plan, wake: asyncio.Event) -> None:
+        """One lane: always the first task of the plan that is not done or put off."""
+        while True:
+            wake.clear()
+            task = self._pick(plan)
+            if task is not None:
+                await self._perform(task)
+                continue
+            await wait_for_event(wake, LOOK_SECONDS)
+
+    def _pick(self, plan: Plan) -> Task | None:
+        now = read_monotonic()
+        for task in plan(self._get_state(), self._me):
+            if task.key not in self.done and self.put_off.get(task.key, 0.0) <= now:
+                return task
+        return None
+
+    async def _perform(self, task: Task) -> None:
+        """Do a task, put it off, or give it up; the node goes on whatever happens."""
+        fields = {"task": task.key[0], "submission": task.key[1], "interval": task.key[2]}
+        try:
+            payload = await self._answer(task)
+        except NodeError as error:
+            self._failures[task.key] += 1
+            count = self._failures[task.key]
+            if isinstance(error, WorkerError) and count >= ATTEMPTS:
+                logger.error("task given up", extra={**fields, "reason": str(error)})
+                self.done.add(task.key)
+                return
+            logger.warning("task put off", extra={**fields, "reason": str(error)})
+            pause = min(RETRY_LAST_SECONDS, RETRY_FIRST_SECONDS * 2 ** min(count, 10))
+            self.put_off[task.key] = read_monotonic() + pause
+        except (InvalidInput, MilepostMLError) as error:
+            if error.slug == "store-full":
+                self.put_off[task.key] = read_monotonic() + RETRY_LAST_SECONDS
+            else:
+                self.done.add(task.key)
+            logger.warning(
+                "record refused", extra={**fields, "slug": error.slug, "reason": str(error)}
+            )
+        except Exception:
+            # One submission must not take the verifier down for all others.
+            logger.exception("task failed", extra=fields)
+            self.done.add(task.key)
+        else:
+            self.done.add(task.key)
+            if payload is not None:
+                self._answers.put(task.key, payload)
+
+    async def _answer(self, task: Task) -> Payload | None:
+        match task.subject:
+            case None:
+                return await self._hold(task.submission)
+            case Duty():
+                return await self._retrace(task.submission, task.subject)
+            case Accusation():
+                return await self._recompute(task.submission, task.subject)
+
+    async def _hold(self, submission: Submission) -> Payload:
+        """Get every file of the record and check all that needs no retraining."""
+        await self._records.fetch_record(submission.submit, holders=submission.holders)
+        await self._retracer.validate_record(submission.submit)
+        logger.info("record held", extra={"submission": submission.id})
+        return Hold(submission.id)
+
+    def _can_retrain(self, submission: Submission) -> bool:
+        """Whether this machine repeats the run's arithmetic bit for bit; it says nothing if not."""
+        wanted = submission.submit.device_class
+        if wanted != self.device_class:
+            logger.warning(
+                "not retraced: recorded on another device class",
+                extra={
+                    "slug": "device-class",
+                    "submission": submission.id,
+                    "recorded_on": wanted,
+                    "this_machine": self.device_class,
+                },
+            )
+        return wanted == self.device_class
+
+    async def _retrace(self, submission: Submission, duty: Duty) -> Payload | None:
+        """Retrain an interval and say what this node's behaviour makes of it."""
+        if not self._can_retrain(submission):
+            return None
+        await self._records.fetch_record(submission.submit, holders=submission.holders)
+        found = await self._retracer.retrace_interval(
+            submission.submit, duty.interval, verifier=self._me, work_step=duty.work_step
+        )
+        if found.pre_state != ZERO_DIGEST:
+            self._blobs.adopt(found.pre_state)
+        claim = self._behaviour.claims_agreement(found.agrees)
+        fields = {
+            "submission": submission.id,
+            "interval": duty.interval,
+            "agrees": found.agrees,
+            "differs_in": found.part,
+            "distance_ppm": found.distance_ppm,
+            "milliseconds": found.milliseconds,
+        }
+        if claim == found.agrees:
+            logger.info("interval retraced", extra=fields)
+        else:
+            logger.warning("LYING about an interval", extra={**fields, "claim": claim})
+        if claim or self._get_state().params.rule == "majority":
+            return Attest(
+                submission=submission.id,
+                interval=duty.interval,
+                agrees=int(claim),
+                work_step=duty.work_step,
+                work_digest=found.work_digest,
+                distance_ppm=found.distance_ppm,
+            )
+        return await self._make_witness(submission, duty.interval, found)
+
+    async def _make_witness(self, submission: Submission, interval: int, found: Retrace) -> Payload:
+        """The accusation of the first step that differs; invented if none does."""
+        if not found.agrees:
+            return Witness(
+                submission=submission.id,
+                interval=interval,
+                step=found.step,
+                leaf=found.leaf,
+                path=found.path,
+                pre_state=found.pre_state,
+                recomputed=found.recomputed,
+                distance_ppm=found.distance_ppm,
+            )
+        step = get_interval_steps(submission.submit, interval).start
+        committed = await self._retracer.get_step_commitment(submission.submit, interval, step)
+        return Witness(
+            submission=submission.id,
+            interval=interval,
+            step=step,
+            leaf=committed.leaf,
+            path=committed.path,
+            pre_state=ZERO_DIGEST,
+            recomputed=compute_false_digest(committed.leaf),
+            distance_ppm=FALSE_DISTANCE_PPM,
+        )
+
+    async def _recompute(self, submission: Submission, accusation: Accusation) -> Payload | None:
+        """Recompute one accused step from the submitter's own state."""
+        if not self._can_retrain(submission):
+            return None
+        submit = submission.submit
+        await self._records.fetch_record(submit, holders=submission.holders)
+        pre_state = await self._records.fetch_state(
+            submit, accusation.pre_state, accusers=accusation.accusers
+        )
+        recomputed = await self._retracer.recompute_step(
+            submit, accusation.interval, accusation.step, pre_state=pre_state
+        )
+        stated = self._behaviour.get_panel_answer(committed=accusation.leaf, recomputed=recomputed)
+        fields = {
+            "submission": submission.id,
+            "interval": accusation.interval,
+            "step": accusation.step,
+            "agrees": recomputed == accusation.leaf,
+        }
+        if stated == recomputed:
+            logger.info("step recomputed", extra=fields)
+        else:
+            logger.warning("LYING to the panel", extra=fields)
+        return PanelVote(submission.id, accusation.interval, accusation.step, stated)

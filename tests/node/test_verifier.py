@@ -1,0 +1,437 @@
+"""One node's share of the work: what it takes on, what it says, when it stays silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from milepost_consensus.crypto import ZERO_DIGEST, Ed25519Signer
+from milepost_consensus.members import Genesis
+from milepost_consensus.rules import check_tx
+from milepost_consensus.state import LedgerState
+from milepost_consensus.submissions import (
+    Attest,
+    Hold,
+    PanelVote,
+    Payload,
+    Submit,
+    Tx,
+    Witness,
+    decode_payload,
+)
+from milepost_node.answers import Answers
+from milepost_node.behaviours import BEHAVIOURS, compute_false_digest
+from milepost_node.blobs import BlobStore, store_bytes
+from milepost_node.errors import InvalidRequest, WorkerError
+from milepost_node.jobs import Retrace
+from milepost_node.mempool import Mempool
+from milepost_node.peers import Peers
+from milepost_node.records import Records
+from milepost_node.tasks import plan_records, plan_retracing
+from milepost_node.verifier import ATTEMPTS, Verifier
+from tests.support.ledger import Ledger
+from tests.support.nodes import (
+    FAST,
+    ScriptedRetracer,
+    Upload,
+    make_named_genesis,
+    make_upload,
+    wait_until,
+)
+
+UPLOAD = make_upload("run", intervals=4)
+PARAMS = replace(FAST, auditors=4)
+"""Everybody retraces everything."""
+
+
+class Desk:
+    """One verifier of four, on a ledger that the test writes by hand."""
+
+    def __init__(self, folder: Path, behaviour: str = "", genesis: Genesis | None = None) -> None:
+        self.ledger = Ledger(genesis or make_named_genesis(4, PARAMS))
+        self.me = self.ledger.verifiers[0]
+        self.others = self.ledger.verifiers[1:]
+        self.retracer = ScriptedRetracer(uploads=[UPLOAD])
+        self.said: list[Payload] = []
+        network = self.ledger.state.network
+        self.blobs = BlobStore(folder / "blobs", store_bytes=10**6)
+        self.served: dict[str, bytes] = {}
+        client = httpx.AsyncClient(transport=httpx.MockTransport(self._serve))
+        self.peers = Peers(
+            self.ledger.state.genesis.members, own_id=self.me, network=network, client=client
+        )
+        self.mempool = Mempool(network, limit=1_000, per_sender=1_000)
+        signer = self.ledger.signers[self.me]
+        assert isinstance(signer, Ed25519Signer)
+        self.answers = Answers(
+            signer, get_state=self.get_state, send=self.send, mempool=self.mempool
+        )
+        self.verifier = Verifier(
+            self.me,
+            behaviour=BEHAVIOURS[behaviour],
+            get_state=self.get_state,
+            answers=self.answers,
+            blobs=self.blobs,
+            records=Records(self.blobs, self.peers, blob_bytes=10_000),
+            retracer=self.retracer,
+        )
+
+    def _serve(self, request: httpx.Request) -> httpx.Response:
+        data = self.served.get(request.url.path.rpartition("/")[2])
+        if data is None:
+            return httpx.Response(404)
+        return httpx.Response(200, stream=httpx.ByteStream(data))
+
+    def get_state(self) -> LedgerState:
+        return self.ledger.state
+
+    def send(self, tx: Tx) -> None:
+        if self.mempool.add(self.ledger.state, tx):
+            self.said.append(decode_payload(tx))
+
+    def have_files(self, upload: Upload = UPLOAD) -> None:
+        for data in upload.files.values():
+            store_bytes(self.blobs.get_path(bytes(32)).parents[1], data)
+
+    def advance(self) -> None:
+        """A block carries all that waits."""
+        block = self.ledger.apply(self.mempool.take())
+        self.mempool.apply_block(block, self.ledger.state)
+        self.verifier.on_decided()
+
+    def say_count(self, kind: type[Payload]) -> int:
+        return sum(isinstance(payload, kind) for payload in self.said)
+
+
+@asynccontextmanager
+async def working(desk: Desk) -> AsyncIterator[None]:
+    """The verifier runs."""
+    task = asyncio.create_task(desk.verifier.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def count_duties(desk: Desk, submission: bytes) -> int:
+    return sum(duty.verifier == desk.me for duty in desk.ledger.get(submission).duties)
+
+
+async def test_record_is_fetched_validated_and_held(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.served = {digest.hex(): data for digest, data in UPLOAD.files.items()}
+    submission = desk.ledger.submit(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: desk.said)
+    assert desk.said == [Hold(submission)]
+    assert desk.retracer.asked == [("validate", 0)]
+    assert not desk.blobs.get_missing(UPLOAD.files)
+
+
+async def test_record_that_nobody_serves_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost_node.verifier.RETRY_FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("milepost_node.verifier.LOOK_SECONDS", 0.01)
+    desk = Desk(tmp_path)
+    submission = desk.ledger.submit(UPLOAD.record)
+    files = {digest.hex(): data for digest, data in UPLOAD.files.items()}
+    async with working(desk):
+        await wait_until(lambda: desk.verifier.put_off)
+        # A peer that serves other bytes under the name is as good as none.
+        desk.served = dict.fromkeys(files, b"something else")
+        await asyncio.sleep(0)
+        assert not desk.said
+        desk.served = files
+        await wait_until(lambda: desk.said)
+    assert desk.said == [Hold(submission)]
+
+
+async def test_invalid_record_is_never_held(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.have_files()
+    desk.retracer.refusal = InvalidRequest("NaN", slug="not-finite")
+    desk.ledger.submit(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: desk.verifier.done)
+        desk.advance()
+        await asyncio.sleep(0)
+    assert desk.said == []
+    assert desk.retracer.asked == [("validate", 0)], "it is not validated over and over"
+
+
+async def test_every_duty_is_answered_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.have_files()
+    submission = desk.ledger.start(UPLOAD.record)
+    count = count_duties(desk, submission)
+    assert count == 4
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(Attest) == count)
+        desk.advance()
+        assert len(desk.answers) == 0, "what a block carried is settled"
+    work = [task for task in desk.retracer.asked if task[0] == "retrace"]
+    assert len(work) == len(set(work)) == count
+    mine = [d for d in desk.ledger.get(submission).duties if d.verifier == desk.me]
+    assert {duty.answer for duty in mine} == {"agrees"}
+
+
+async def test_restarted_verifier_does_what_the_chain_lacks_and_no_more(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.have_files()
+    submission = desk.ledger.start(UPLOAD.record)
+    mine = [d for d in desk.ledger.get(submission).duties if d.verifier == desk.me]
+    desk.ledger.apply([desk.ledger.attest(submission, duty) for duty in mine[:2]])
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(Attest) == 2)
+    assert sorted(interval for _, interval in desk.retracer.asked) == sorted(
+        duty.interval for duty in mine[2:]
+    )
+
+
+async def test_difference_becomes_a_witness_that_the_rules_accept(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.have_files()
+    desk.retracer.faults = {2: 9}
+    submission = desk.ledger.start(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: len(desk.said) == 4)
+    [witness] = [payload for payload in desk.said if isinstance(payload, Witness)]
+    assert (witness.interval, witness.step) == (2, 9)
+    assert witness.recomputed == desk.retracer.compute_truth(UPLOAD.submit, 2, 9)
+    desk.advance()
+    [accusation] = desk.ledger.get(submission).accusations
+    assert accusation.accusers == (desk.me,)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ("", {0: Attest, 1: Attest, 2: Witness, 3: Attest}),
+        ("ordered", {0: Attest, 1: Attest, 2: Attest, 3: Attest}),
+        ("chaotic", {0: Witness, 1: Witness, 2: Attest, 3: Witness}),
+    ],
+)
+async def test_liars_say_what_their_kind_of_lie_demands(
+    tmp_path: Path, behaviour: str, expected: dict[int, type[Payload]]
+) -> None:
+    desk = Desk(tmp_path, behaviour)
+    desk.have_files()
+    desk.retracer.faults = {2: 9}
+    desk.ledger.start(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: len(desk.said) == 4)
+    said = {
+        payload.interval: type(payload)
+        for payload in desk.said
+        if isinstance(payload, Attest | Witness)
+    }
+    assert said == expected
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "faulty", "stated"),
+    [
+        ("", True, "truth"),
+        ("", False, "leaf"),
+        ("ordered", True, "leaf"),
+        ("ordered", False, "leaf"),
+        ("chaotic", True, "leaf"),
+        ("chaotic", False, "lie"),
+    ],
+)
+async def test_panel_answers(tmp_path: Path, behaviour: str, faulty: bool, stated: str) -> None:
+    desk = Desk(tmp_path, behaviour)
+    desk.have_files()
+    desk.retracer.faults = {2: 9} if faulty else {}
+    submission = desk.ledger.start(UPLOAD.record)
+    witness = UPLOAD.record.make_witness(submission, 9, recomputed=b"\x09" * 32)
+    desk.ledger.apply([desk.ledger.sign(witness, desk.others[0])])
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(PanelVote))
+    [vote] = [payload for payload in desk.said if isinstance(payload, PanelVote)]
+    expected = {
+        "truth": desk.retracer.compute_truth(UPLOAD.submit, 2, 9),
+        "leaf": witness.leaf,
+        "lie": compute_false_digest(witness.leaf),
+    }
+    assert vote == PanelVote(submission, 2, 9, expected[stated])
+
+
+async def test_panel_comes_before_retracing(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    submission = desk.ledger.start(UPLOAD.record)
+    witness = UPLOAD.record.make_witness(submission, 9, recomputed=b"\x09" * 32)
+    desk.ledger.apply([desk.ledger.sign(witness, desk.others[0])])
+    kinds = [task.key[0] for task in plan_retracing(desk.ledger.state, desk.me)]
+    assert kinds == ["panel"] + ["retrace"] * 4
+    assert list(plan_records(desk.ledger.state, desk.me)) == []
+
+
+async def test_state_of_an_accusation_is_fetched_from_the_accuser(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.have_files()
+    state = b"the state before step 9"
+    folder = tmp_path / "elsewhere"
+    BlobStore(folder, store_bytes=10**6)
+    digest = store_bytes(folder, state)
+    desk.served[digest.hex()] = state
+    submission = desk.ledger.start(UPLOAD.record)
+    witness = replace(
+        UPLOAD.record.make_witness(submission, 9, recomputed=b"\x09" * 32), pre_state=digest
+    )
+    desk.ledger.apply([desk.ledger.sign(witness, desk.others[0])])
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(PanelVote))
+    assert desk.blobs.has(digest)
+
+
+async def test_other_device_class_means_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(tmp_path)
+    upload = make_upload("elsewhere")
+    submit = replace(upload.submit, device_class="cuda-9.0")
+    other = replace_submit(upload, submit)
+    desk.have_files(other)
+    submission = desk.ledger.start(other.record)
+    witness = other.record.make_witness(submission, 9, recomputed=b"\x09" * 32)
+    desk.ledger.apply([desk.ledger.sign(witness, desk.others[0])])
+    async with working(desk):
+        await wait_until(lambda: len(desk.verifier.done) == 5)
+    assert desk.said == []
+    assert desk.retracer.asked == []
+    slugs = [getattr(record, "slug", "") for record in caplog.records]
+    assert slugs.count("device-class") == 5
+
+
+def replace_submit(upload: Upload, submit: Submit) -> Upload:
+    """The same upload under another statement."""
+    from dataclasses import replace as replace_fields
+
+    return replace_fields(upload, record=replace_fields(upload.record, submit=submit))
+
+
+async def test_worker_that_keeps_failing_is_not_asked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost_node.verifier.RETRY_FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("milepost_node.verifier.LOOK_SECONDS", 0.01)
+    desk = Desk(tmp_path)
+    desk.have_files()
+    tries = 0
+
+    async def fail(*_: object, **__: object) -> Retrace:
+        nonlocal tries
+        tries += 1
+        raise WorkerError("died")
+
+    monkeypatch.setattr(desk.retracer, "retrace_interval", fail)
+    desk.ledger.start(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: len(desk.verifier.done) == 4)
+    assert tries == 4 * ATTEMPTS
+    assert desk.said == []
+
+
+async def test_defect_in_one_task_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    desk.have_files()
+    honest = desk.retracer.retrace_interval
+
+    async def fail_once(
+        submit: Submit, interval: int, *, verifier: bytes, work_step: int
+    ) -> Retrace:
+        if interval == 1:
+            raise RuntimeError("a defect")
+        return await honest(submit, interval, verifier=verifier, work_step=work_step)
+
+    monkeypatch.setattr(desk.retracer, "retrace_interval", fail_once)
+    desk.ledger.start(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: len(desk.verifier.done) == 4)
+    assert desk.say_count(Attest) == 3
+
+
+# Answers -----------------------------------------------------------------------------------------
+
+
+def make_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A clock that only the test moves."""
+    now = [100.0]
+    monkeypatch.setattr("milepost_node.answers.read_monotonic", lambda: now[0])
+
+    def forward(seconds: float) -> None:
+        now[0] += seconds
+
+    return forward
+
+
+async def test_answer_is_signed_anew_when_it_expired_and_dropped_when_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost_node.answers.VALID_FOR", 2)
+    desk = Desk(tmp_path)
+    submission = desk.ledger.submit(UPLOAD.record)
+    desk.answers.put(("hold", submission, 0, 0), Hold(submission))
+    first = desk.mempool.take()
+    for _ in range(3):
+        # Blocks that do not carry it.
+        block = desk.ledger.apply()
+        desk.mempool.apply_block(block, desk.ledger.state)
+        desk.answers.settle()
+    second = desk.mempool.take()
+    assert len(first) == len(second) == 1
+    assert first != second
+    check_tx(desk.ledger.state, second[0])
+    desk.advance()
+    assert len(desk.answers) == len(desk.mempool) == 0
+
+
+async def test_answer_is_repeated_while_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = make_clock(monkeypatch)
+    desk = Desk(tmp_path)
+    sent: list[Tx] = []
+    monkeypatch.setattr(desk.answers, "_send", sent.append)
+    submission = desk.ledger.submit(UPLOAD.record)
+    desk.answers.put(("hold", submission, 0, 0), Hold(submission))
+    desk.answers.repeat()
+    assert len(sent) == 1
+    forward(10.0)
+    desk.answers.repeat()
+    assert len(sent) == 2
+    assert sent[0] == sent[1]
+
+
+async def test_answer_that_found_no_room_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = make_clock(monkeypatch)
+    desk = Desk(tmp_path)
+    desk.mempool = Mempool(desk.ledger.state.network, limit=0, per_sender=1)
+    submission = desk.ledger.submit(UPLOAD.record)
+    desk.answers.put(("hold", submission, 0, 0), Hold(submission))
+    assert (len(desk.said), len(desk.answers)) == (0, 1)
+    desk.mempool = Mempool(desk.ledger.state.network, limit=1, per_sender=1)
+    forward(10.0)
+    desk.answers.repeat()
+    assert desk.said == [Hold(submission)]
+
+
+def test_zero_digest_is_no_blob_to_fetch(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    records = Records(desk.blobs, desk.peers, blob_bytes=1)
+    found = asyncio.run(records.fetch_state(UPLOAD.submit, ZERO_DIGEST, accusers=()))
+    assert found == b""

@@ -1,0 +1,136 @@
+"""What the worker does with real records, honest, altered and missing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from milepost_consensus.crypto import ZERO_DIGEST
+from milepost_consensus.encoding import encode
+from milepost_consensus.merkle import verify_path
+from milepost_consensus.submissions import Submit, get_interval_steps
+from milepost_ml.files import build_manifest, encode_manifest
+from milepost_node.blobs import BlobStore, store_bytes
+from milepost_node.jobs import (
+    DeviceClass,
+    Failed,
+    GetDeviceClass,
+    GetStepCommitment,
+    RecomputeStep,
+    Refused,
+    Retrace,
+    RetraceInterval,
+    StepCommitment,
+    StepDigest,
+    Valid,
+    ValidateRecord,
+)
+from milepost_node.worker import Worker
+from tests.support.node_processes import record_run
+from tests.support.records import EVERY, Spoilt
+
+pytestmark = pytest.mark.slow
+
+ME = b"\x05" * 32
+POISON = 2 * EVERY + 1
+"""The first poisoned step, in the middle of interval 2."""
+
+
+class Desk:
+    """A worker and its blob folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.blobs = folder / "blobs"
+        BlobStore(self.blobs, store_bytes=10**9)
+        self.worker = Worker(self.blobs)
+
+    def store(self, run: Path) -> None:
+        """Put the files of a run into the blob folder."""
+        manifest = build_manifest(run)
+        store_bytes(self.blobs, encode_manifest(manifest))
+        for file in manifest.files:
+            assert store_bytes(self.blobs, (run / file.name).read_bytes()).hex() == file.digest
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_honest_record(desk: Desk, tiny_run: Path, tiny_submit: Submit) -> None:
+    desk.store(tiny_run)
+    data = encode(tiny_submit)
+    assert desk.worker.perform(ValidateRecord(data)) == Valid()
+    answer = desk.worker.perform(RetraceInterval(data, 1, ME, EVERY + 1))
+    assert isinstance(answer, Retrace)
+    assert answer.agrees
+    assert answer.pre_state == ZERO_DIGEST
+    other = desk.worker.perform(RetraceInterval(data, 1, b"\x06" * 32, EVERY + 1))
+    assert isinstance(other, Retrace)
+    assert other.work_digest != answer.work_digest, "work cannot be copied from a colleague"
+
+
+def test_device_class_is_the_one_that_records_are_made_on(desk: Desk, tiny_submit: Submit) -> None:
+    answer = desk.worker.perform(GetDeviceClass())
+    assert answer == DeviceClass(tiny_submit.device_class)
+
+
+def test_poisoned_record_is_well_formed_but_does_not_retrace(desk: Desk, tmp_path: Path) -> None:
+    from milepost_ml.admission import build_submit
+
+    run = record_run(tmp_path, "poisoned", poisoned=range(POISON, 3 * EVERY))
+    submit, _ = build_submit(run)
+    desk.store(run)
+    data = encode(submit)
+    assert desk.worker.perform(ValidateRecord(data)) == Valid()
+    found = desk.worker.perform(RetraceInterval(data, 2, ME, POISON))
+    assert isinstance(found, Retrace)
+    assert (found.agrees, found.step) == (False, POISON)
+    assert found.distance_ppm > 0
+    steps = get_interval_steps(submit, 2)
+    verify_path(
+        submit.step_roots[2],
+        found.leaf,
+        index=POISON - steps.start,
+        count=len(steps),
+        path=found.path,
+    )
+    committed = desk.worker.perform(GetStepCommitment(data, 2, POISON))
+    assert committed == StepCommitment(found.leaf, found.path)
+    # The state before the step is a blob now; with it and without, the panel gets the same.
+    stored = (desk.blobs / found.pre_state.hex()[:2] / found.pre_state.hex()).read_bytes()
+    assert hashlib.sha256(stored).digest() == found.pre_state
+    for state in (found.pre_state, b"", b"\x01" * 32):
+        answer = desk.worker.perform(RecomputeStep(data, 2, POISON, state))
+        assert answer == StepDigest(found.recomputed)
+
+
+def test_bad_files_are_the_records_fault(desk: Desk, spoilt: Spoilt) -> None:
+    spoilt.edit_bytes("mileposts/00001.safetensors", lambda data: data.__delitem__(slice(9, None)))
+    desk.store(spoilt.folder)
+    answer = desk.worker.perform(ValidateRecord(encode(spoilt.resubmit())))
+    assert isinstance(answer, Refused)
+    assert answer.slug == "snapshot-broken"
+    assert str(desk.blobs) not in answer.message
+
+
+def test_missing_files_never_raise_and_show_no_paths(
+    desk: Desk, tiny_run: Path, tiny_submit: Submit
+) -> None:
+    data = encode(tiny_submit)
+    desk.store(tiny_run)
+    gone = encode(replace(tiny_submit, manifest=b"\x01" * 32))
+    for job in (
+        ValidateRecord(gone),
+        RetraceInterval(gone, 0, ME, 0),
+        GetStepCommitment(gone, 0, 0),
+        RetraceInterval(data, 99, ME, 0),
+        RecomputeStep(data, 0, 10**6, b""),
+        ValidateRecord(b"rubbish"),
+    ):
+        answer = desk.worker.perform(job)
+        assert isinstance(answer, Refused | Failed), job
+        assert str(desk.blobs) not in answer.message
