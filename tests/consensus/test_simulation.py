@@ -31,6 +31,15 @@ PLANS = {
         ),
         Plan("liar", liar_ms=20, cut_ms=500, twin=True),
         Plan("blackout", cut_ms=400, blackout_ms=500, liar_ms=60),
+        Plan(
+            "silent",
+            silent=True,
+            drop_permille=300,
+            aligned_permille=250,
+            blackout_ms=900,
+            precommit_crash_permille=50,
+        ),
+        Plan("left out", silent=True, left_out=True, calm_ms=3_000, blackout_ms=800),
         Plan("seven", count=7, calm_ms=1_000, cut_ms=400, crash_ms=200, twin=True, liar_ms=60),
     )
 }
@@ -53,11 +62,13 @@ def test_some_schedules(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("uniform", 80),
+        ("uniform", 60),
         ("twin", 50),
         ("aligned", 50),
         ("liar", 40),
-        ("blackout", 60),
+        ("blackout", 40),
+        ("silent", 80),
+        ("left out", 40),
         ("seven", 10),
     ],
 )

@@ -43,7 +43,7 @@ from milepost_consensus.events import (
 from milepost_consensus.machine import Machine
 from milepost_consensus.params import Params
 from milepost_consensus.state import LedgerState
-from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Vote
+from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
 from tests.support.monitor import Monitor, Violation
 from tests.support.validators import GENESIS_MS, Validators
 
@@ -81,6 +81,11 @@ class Plan:
     twin: bool = False
     liar_ms: int = 0
     """A lie about this often; 0 for never."""
+    left_out: bool = False
+    """Until the faults stop the last validator is cut off, and the others, whose proposals are
+    lost, leave it rounds behind."""
+    silent: bool = False
+    """Validator 0 is gone for good when the faults stop, so that all the others are needed."""
 
 
 class Node:
@@ -110,7 +115,7 @@ class Simulation:
         self.seed = seed
         self.random = random.Random(f"{plan.name} {seed}")
         self.validators = Validators(plan.count, PARAMS)
-        lying = plan.twin or plan.liar_ms > 0
+        lying = plan.twin or plan.liar_ms > 0 or plan.silent
         identities = [*range(plan.count), *([0] if plan.twin else [])]
         self.nodes = [
             Node(name, i, self.validators.state, honest=not (lying and i == 0))
@@ -164,6 +169,9 @@ class Simulation:
     def _calm_down(self) -> None:
         self.goal = max(self._get_heights()) + 2
         self._cut.clear()
+        if self.plan.silent:
+            self.nodes[0].machine = None
+            self.nodes[0].life = -1
 
     def _chance(self, permille: int) -> bool:
         return self.random.randrange(1_000) < permille
@@ -183,6 +191,8 @@ class Simulation:
     # Nodes ---------------------------------------------------------------------------------------
 
     def _boot(self, node: Node) -> None:
+        if node.life < 0:
+            return
         node.machine = Machine(
             node.state,
             self.validators.signers[node.identity],
@@ -297,7 +307,10 @@ class Simulation:
         self._tell(peer, event, trusted=trusted)
 
     def _is_cut(self, node: Node, peer: Node, message: Message) -> bool:
+        last = self.plan.count - 1
         if (node.name, peer.name) in self._cut:
+            return True
+        if self.plan.left_out and (isinstance(message, Proposal) or last in (node.name, peer.name)):
             return True
         if not self.plan.aligned_permille:
             return False
@@ -308,7 +321,8 @@ class Simulation:
         return self._aligned[key]
 
     def _fetch(self, node: Node, peer: Node) -> None:
-        if (peer.name, node.name) in self._cut or peer.machine is None:
+        left_out = self.plan.left_out and not self._is_calm()
+        if (peer.name, node.name) in self._cut or peer.machine is None or left_out:
             return
         missing = peer.chain[node.state.height :]
         life = node.life

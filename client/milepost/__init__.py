@@ -1,0 +1,44 @@
+"""Record a training run, submit it to a network, check a model against its verdict.
+
+Three verbs, each loaded when first used, so that `import milepost` costs next to nothing:
+`Run` records (needs the extra `ml`), `submit` sends a finished run, `verify` checks a file offline.
+"""
+
+from __future__ import annotations
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from milepost.answers import verify
+    from milepost.delivery import submit
+    from milepost_ml.recorder import Run
+
+__version__ = "0.1.0"
+__all__ = ["Run", "__version__", "submit", "verify"]
+
+_HOMES = {
+    "Run": "milepost_ml.recorder",
+    "submit": "milepost.delivery",
+    "verify": "milepost.answers",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'milepost' has no attribute {name!r}")
+    import importlib
+
+    try:
+        value: object = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"milepost.{name} needs {error.name}, which is not installed here."
+            " Install it: pip install 'milepost[ml]'"
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,104 @@
+"""What a verdict covers and what it leaves open, in numbers and in words."""
+
+from __future__ import annotations
+
+from math import comb
+from typing import Any, Final, NamedTuple
+
+from milepost_consensus.members import compute_fault_limit
+from milepost_consensus.verdicts import Miss, Verdict, compute_coverage
+
+_MILLION: Final = 1_000_000
+
+
+class Coverage(NamedTuple):
+    """How much of a run was retrained, by how many, and what would have gone unseen."""
+
+    intervals: int
+    retraced: int
+    flagged: int
+    retrainings: int
+    """Retrainings that were assigned over all intervals."""
+    smallest: int
+    """Verifiers on the least watched of the retraced intervals."""
+    quorum: int
+    """Verifiers among whom the retrainings were dealt."""
+    misses: tuple[Miss, ...]
+    """The chance that altered intervals which looked ordinary escaped, for several numbers."""
+
+    @property
+    def percent(self) -> float:
+        return 100.0 * self.retraced / self.intervals if self.intervals else 0.0
+
+    @property
+    def detections(self) -> dict[int, int]:
+        """Probability, in 10^-6, that one of so many altered ordinary intervals was retraced."""
+        return {miss.altered: _MILLION - miss.ppm for miss in self.misses}
+
+    def capture_ppm(self, liars: int) -> int:
+        """Probability, in 10^-6, that only `liars` of the quorum saw the least watched interval."""
+        if not self.smallest or not self.quorum or liars < self.smallest:
+            return 0
+        return round(_MILLION * comb(liars, self.smallest) / comb(self.quorum, self.smallest))
+
+    def to_view(self) -> dict[str, Any]:
+        return {
+            "intervals": self.intervals,
+            "retraced": self.retraced,
+            "percent": round(self.percent, 3),
+            "flagged": self.flagged,
+            "retrainings": self.retrainings,
+            "fewest_verifiers": self.smallest,
+            "quorum": self.quorum,
+            "detect_ppm": {str(altered): ppm for altered, ppm in self.detections.items()},
+        }
+
+
+def get_coverage(verdict: Verdict, *, quorum: int) -> Coverage:
+    """The coverage that a verdict records, with the size of the quorum it was dealt to."""
+    answered = [result for result in verdict.retraced if result.agreed + result.differed]
+    return Coverage(
+        intervals=verdict.intervals,
+        retraced=len(answered),
+        flagged=sum(1 for result in verdict.retraced if result.flagged),
+        retrainings=sum(result.assigned for result in verdict.retraced),
+        smallest=min((result.agreed + result.differed for result in answered), default=0),
+        quorum=quorum,
+        misses=compute_coverage(verdict).misses,
+    )
+
+
+def percent(ppm: int) -> str:
+    """Parts per million as a percentage, rounded down, that is never 0 or 100 unless exactly."""
+    if ppm in (0, _MILLION):
+        return f"{ppm // 10_000} %"
+    if ppm < 10_000:
+        return f"{max(ppm // 100 / 100, 0.01):.2f} %"
+    return f"{ppm // 10_000} %" if ppm < 990_000 else f"{ppm // 100 / 100:.2f} %"
+
+
+def describe_gaps(coverage: Coverage) -> list[str]:
+    """What the verdict does not show, one sentence each."""
+    lines = []
+    left = coverage.intervals - coverage.retraced
+    if left:
+        chances = ", ".join(
+            f"{altered} with {percent(ppm)}" for altered, ppm in coverage.detections.items()
+        )
+        lines.append(
+            f"{left} of {coverage.intervals} intervals were not retraced. Altered intervals that"
+            f" looked ordinary would have been noticed: {chances} probability."
+        )
+    liars = max(1, compute_fault_limit(coverage.quorum))
+    capture = coverage.capture_ppm(liars)
+    if capture:
+        lines.append(
+            f"If {liars} of the {coverage.quorum} verifiers had lied together, an interval that"
+            f" {coverage.smallest} of them retraced would have been theirs with probability"
+            f" {percent(capture)}."
+        )
+    lines.append(
+        "Whether the data is harmless or rightly used: retraining repeats the data that was"
+        " declared, whatever it teaches."
+    )
+    return lines

@@ -1,0 +1,274 @@
+"""Submitting a finished run: check, upload what is missing, sign, send, follow to the verdict.
+
+Nothing here keeps state on disk.  An interrupted upload goes on because a node says which files it
+lacks, and an interrupted wait goes on because the submission's id follows from the record, the key
+and the network: whoever asks again asks about the same submission.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn
+
+from msgspec.structs import replace
+
+from milepost import bundle
+from milepost.api import Client, Node
+from milepost.coverage import Coverage, get_coverage
+from milepost.errors import CannotTell, Refused, WrongUsage
+from milepost.network import find_network, get_signer
+from milepost.observer import Observer
+from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.encoding import encode
+from milepost_consensus.light import Trust
+from milepost_consensus.submissions import (
+    Submit,
+    compute_submission_id,
+    make_tx,
+    validate_submit,
+)
+from milepost_consensus.verdicts import INVALID, VALID, Verdict
+from milepost_ml.admission import build_submit
+from milepost_ml.files import Manifest, encode_manifest
+
+VALID_HEIGHTS: Final = 1_000
+"""How many blocks a signed submission stays acceptable."""
+POLL_SECONDS: Final = 0.2
+TIMEOUT_SECONDS: Final = 600.0
+PROOF_FILE: Final = "model.proof.json"
+
+
+class Delivery(NamedTuple):
+    """What came of a submission.  `verdict` is None while the network has not decided."""
+
+    submission: str
+    """`sub_` and the 64 hex digits of its id."""
+    verdict: Verdict | None
+    coverage: Coverage | None
+    proof: Path | None
+    """The proof file that was written into the run folder."""
+    checked: bool
+    """Whether the verdict was checked against a trust file, rather than taken from a node."""
+
+    def to_view(self) -> dict[str, Any]:
+        verdict = self.verdict
+        refuted = verdict.refuted[0] if verdict is not None and verdict.refuted else None
+        return {
+            "submission": self.submission,
+            "verdict": verdict.outcome if verdict is not None else None,
+            "reason": verdict.reason if verdict is not None else None,
+            "height": verdict.height if verdict is not None else None,
+            "interval": refuted.interval if refuted is not None else None,
+            "step": refuted.step if refuted is not None else None,
+            "assurance": verdict.assurance if verdict is not None else None,
+            "coverage": self.coverage.to_view() if self.coverage is not None else None,
+            "proof": str(self.proof) if self.proof is not None else None,
+            "checked_against_trust": self.checked,
+        }
+
+
+def submit(
+    run: str | Path,
+    *,
+    network: str | Path | None = None,
+    nodes: Sequence[str] = (),
+    key: str | Path | None = None,
+    name: str = "",
+    wait: bool = False,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    observer: Observer | None = None,
+) -> Delivery:
+    """Submit a run folder; with `wait`, return once the network decided.
+
+    `name` replaces the run's own name on chain, which makes it another submission.
+
+    Raises InvalidRecord (of milepost_ml) for a broken record, Refused with the node's slug,
+    Unreachable if no node answers, CannotTell (slug undecided-yet) when the time is over first.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise WrongUsage(f"There is no run folder {folder}.", slug="no-such-thing")
+    observer = observer or Observer()
+    profile = find_network(Path(network) if network is not None else None, tuple(nodes))
+    signer = get_signer(profile, Path(key) if key is not None else None)
+    trust = bundle.read_trust(profile.trust) if profile.trust is not None else None
+    record, manifest = build_submit(folder)
+    if name:
+        record = replace(record, name=name)
+        validate_submit(record)
+    observer.on_checked(record, manifest)
+    with Client(profile.nodes, on_failure=observer.on_node_failed) as client:
+        network_id = _get_network_id(client, trust)
+        observer.on_network({m["id"]: m["name"] for m in client.genesis()["members"]})
+        sender = _Sender(client, folder, record, manifest, signer, network_id, observer)
+        known = sender.find_known()
+        if known is not None and known["verdict"] is not None:
+            _refuse_duplicate(client, sender.name, known["verdict"], folder, trust)
+        if known is None:
+            client.attempt(sender.deliver_to)
+        else:
+            observer.on_submitted(sender.name, url=client.current, again=True)
+        sub = sender.name
+        if not wait:
+            return Delivery(sub, None, None, None, False)
+        return _follow(client, sub, folder, trust, timeout_seconds, observer)
+
+
+def _get_network_id(client: Client, trust: Trust | None) -> bytes:
+    status = client.status()
+    try:
+        network_id = bytes.fromhex(status["network_id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CannotTell("The node does not say which network it belongs to.") from error
+    if trust is not None and network_id != trust.network_id:
+        raise WrongUsage(
+            f"Node {status.get('node')} speaks network {status.get('network')}"
+            f" ({network_id.hex()[:8]}), the trust file is for {trust.network}"
+            f" ({trust.network_id.hex()[:8]}). Use the nodes and the trust file of one network.",
+            slug="wrong-network",
+        )
+    return network_id
+
+
+class _Sender:
+    """One submission on its way to whichever node takes it."""
+
+    def __init__(
+        self,
+        client: Client,
+        folder: Path,
+        record: Submit,
+        manifest: Manifest,
+        signer: Ed25519Signer,
+        network_id: bytes,
+        observer: Observer,
+    ) -> None:
+        self._client = client
+        self._record = record
+        self._signer = signer
+        self._network_id = network_id
+        self._observer = observer
+        self._id = compute_submission_id(signer.public, record, network_id)
+        self._blobs: dict[bytes, tuple[Path | bytes, int]] = {
+            bytes.fromhex(file.digest): (folder / file.name, file.size) for file in manifest.files
+        }
+        listing = encode_manifest(manifest)
+        self._blobs[record.manifest] = (listing, len(listing))
+
+    @property
+    def name(self) -> str:
+        return f"sub_{self._id.hex()}"
+
+    def find_known(self) -> dict[str, Any] | None:
+        """The submission as the network knows it from an earlier attempt, or None."""
+        return get_submission_view(self._client, self.name)
+
+    def deliver_to(self, node: Node) -> None:
+        """Bring the submission to one node; the other nodes fetch the record from there."""
+        missing = node.missing(list(self._blobs))
+        chosen = {digest: blob for digest, blob in self._blobs.items() if digest in missing}
+        self._observer.on_upload(
+            files=len(self._blobs),
+            missing=len(chosen),
+            size_bytes=sum(size for _, size in chosen.values()),
+        )
+        for digest, (content, _) in chosen.items():
+            node.put_blob(digest, content, self._observer.on_bytes)
+        self._observer.on_uploaded()
+        height = node.get("/v1/status").get("height")
+        if not isinstance(height, int):
+            raise CannotTell("The node does not say how high its chain is.")
+        tx = make_tx(
+            self._record,
+            signer=self._signer,
+            valid_until=height + VALID_HEIGHTS,
+            network=self._network_id,
+        )
+        try:
+            node.send_transaction(encode(tx))
+        except Refused as error:
+            # A node that failed us a moment ago may have passed the submission on.
+            if error.slug != "duplicate" or self.find_known() is None:
+                raise
+        self._observer.on_submitted(self.name, url=node.url, again=False)
+
+
+def _refuse_duplicate(
+    client: Client, sub: str, verdict: dict[str, Any], folder: Path, trust: Trust | None
+) -> NoReturn:
+    """Refuse a record that was judged before, but bring its proof if the folder lacks it."""
+    written = ""
+    if not (folder / PROOF_FILE).exists() and _fetch_verdict(client, sub, folder, trust):
+        written = f" Its proof is now in {folder / PROOF_FILE}."
+    raise Refused(
+        f"This record was submitted before: {sub[:12]}, decided {verdict['outcome']} in block"
+        f" {verdict['height']}. A record is judged once.{written}",
+        slug="duplicate",
+        status=409,
+    )
+
+
+def _follow(
+    client: Client,
+    sub: str,
+    folder: Path,
+    trust: Trust | None,
+    timeout_seconds: float,
+    observer: Observer,
+) -> Delivery:
+    deadline = time.monotonic() + timeout_seconds
+    last: dict[str, Any] | None = None
+    while True:
+        view = get_submission_view(client, sub)
+        if view is not None and view != last:
+            observer.on_state(view)
+            last = view
+        if view is not None and view["verdict"] is not None:
+            delivery = _fetch_verdict(client, sub, folder, trust)
+            if delivery is not None:
+                return delivery
+        if time.monotonic() > deadline:
+            phase = "not anchored yet" if last is None else str(last["submission"]["phase"])
+            raise CannotTell(
+                f"{sub[:12]} is undecided after {timeout_seconds:.0f} s ({phase}). It goes on"
+                " without you: run the same command again, or milepost status.",
+                slug="undecided-yet",
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def get_submission_view(client: Client, sub: str) -> dict[str, Any] | None:
+    """The submission as the next node sees it, or None where it is not on chain there (yet)."""
+    try:
+        return client.submission(sub)
+    except Refused as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _fetch_verdict(client: Client, sub: str, folder: Path, trust: Trust | None) -> Delivery | None:
+    """The decided submission from its proof, or None if this node cannot prove it yet."""
+    try:
+        answer = client.proof(sub)
+    except Refused as error:
+        if error.status == 404:
+            return None
+        raise
+    proof = bundle.parse_proof(answer, where="the node's proof")
+    if trust is not None:
+        bundle.validate_proof(proof, trust)
+    if f"sub_{proof.bundle.submission.id.hex()}" != sub:
+        raise CannotTell("The node sent the proof of another submission.", slug="bad-proof")
+    path = folder / PROOF_FILE
+    bundle.write_proof(path, proof, model=folder / "model.safetensors")
+    coverage = get_coverage(proof.bundle.verdict, quorum=len(proof.bundle.submission.quorum))
+    return Delivery(sub, proof.bundle.verdict, coverage, path, trust is not None)
+
+
+def is_yes(delivery: Delivery) -> bool | None:
+    """True for VALID, False for INVALID, None for neither."""
+    outcome = delivery.verdict.outcome if delivery.verdict is not None else None
+    return {VALID: True, INVALID: False}.get(outcome or "")

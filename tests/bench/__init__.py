@@ -1,0 +1,1 @@
+"""Measured ratios and latencies; `make bench` prints them.  Nothing here asserts a time."""

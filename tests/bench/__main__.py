@@ -1,0 +1,26 @@
+"""Run the benchmarks named on the command line, or all of them, and print one table each."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+
+from tests.bench.ledger import bench_ledger
+from tests.bench.recorder import bench_recorder
+
+BENCHES: dict[str, Callable[[], None]] = {"recorder": bench_recorder, "ledger": bench_ledger}
+
+
+def main() -> None:
+    unknown = set(sys.argv[1:]) - set(BENCHES)
+    if unknown:
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    print(f"machine: {platform.machine()}, Python {platform.python_version()}")
+    for name in sys.argv[1:] or BENCHES:
+        print(f"\n== {name}")
+        BENCHES[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from milepost.coverage import Coverage, describe_gaps, get_coverage, percent
+from milepost_consensus.verdicts import IntervalResult, Miss, Verdict, compute_miss_ppm
+
+
+def make_coverage(*, intervals: int = 20, retraced: int = 5, smallest: int = 1) -> Coverage:
+    return Coverage(
+        intervals=intervals,
+        retraced=retraced,
+        flagged=1,
+        retrainings=retraced * smallest,
+        smallest=smallest,
+        quorum=7,
+        misses=tuple(
+            Miss(altered, compute_miss_ppm(intervals, retraced, altered))
+            for altered in (1, 2, 5)
+            if altered <= intervals
+        ),
+    )
+
+
+def test_full_coverage_misses_nothing() -> None:
+    coverage = make_coverage(retraced=20)
+    assert coverage.detections == {1: 1_000_000, 2: 1_000_000, 5: 1_000_000}
+    assert coverage.percent == 100.0
+
+
+@pytest.mark.parametrize(
+    ("smallest", "liars", "share"), [(1, 1, 1 / 7), (1, 2, 2 / 7), (2, 2, 1 / 21), (3, 2, 0.0)]
+)
+def test_capture_is_hypergeometric(smallest: int, liars: int, share: float) -> None:
+    assert make_coverage(smallest=smallest).capture_ppm(liars) == round(share * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("ppm", "text"),
+    [
+        (0, "0 %"),
+        (1, "0.01 %"),
+        (9_999, "0.99 %"),
+        (10_000, "1 %"),
+        (166_666, "16 %"),
+        (989_999, "98 %"),
+        (995_678, "99.56 %"),
+        (999_999, "99.99 %"),
+        (1_000_000, "100 %"),
+    ],
+)
+def test_percentages_are_rounded_down_and_never_to_certainty(ppm: int, text: str) -> None:
+    assert percent(ppm) == text
+
+
+def test_what_data_teaches_is_never_shown() -> None:
+    assert len(describe_gaps(make_coverage(retraced=20, smallest=5))) == 1
+    assert "harmless" in describe_gaps(make_coverage(retraced=20, smallest=5))[0]
+
+
+def test_nothing_retraced_is_said_plainly() -> None:
+    text = describe_gaps(make_coverage(retraced=0, smallest=0))[0]
+    assert "20 of 20 intervals were not retraced" in text
+    assert "1 with 0 %" in text
+
+
+def test_more_altered_intervals_than_there_are_is_no_case() -> None:
+    assert "5 with" not in describe_gaps(make_coverage(intervals=3, retraced=1))[0]
+
+
+def test_a_duty_that_nobody_answered_covers_nothing() -> None:
+    verdict = Verdict(
+        submission=bytes(32),
+        sender=bytes(32),
+        model_digest=bytes(32),
+        outcome="VALID",
+        reason="r",
+        assurance="SAMPLED",
+        profile="class",
+        rule="witness",
+        intervals=4,
+        retraced=(
+            IntervalResult(0, 1, 5, 4, 1),
+            IntervalResult(1, 0, 1, 0, 0),
+            IntervalResult(3, 0, 2, 2, 0),
+        ),
+        refuted=(),
+        overruled=(),
+        seed=bytes(32),
+        anchored_height=1,
+        height=2,
+    )
+    coverage = get_coverage(verdict, quorum=7)
+    assert (coverage.retraced, coverage.flagged, coverage.retrainings) == (2, 1, 8)
+    assert coverage.smallest == 2
+    # The ends are retraced in any case and interval 0 was flagged: nothing else was looked at.
+    assert coverage.detections == {1: 0, 2: 0}

@@ -1,0 +1,78 @@
+"""Records small runs for tests, honest ones and ones that go astray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from milepost_ml.recorder import Run
+from tests.support.models import Task, make_model, make_task
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+Cheat = Callable[[int, "Loop"], None]
+
+
+def make_sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+class Loop(NamedTuple):
+    """What a training loop holds; a cheat may change the batch it got."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batch: list[torch.Tensor]
+
+
+def record(
+    parent: Path,
+    *,
+    task: Task | str = "mlp",
+    make: MakeOptimizer = make_sgd,
+    steps: int = 12,
+    every: int = 5,
+    batch_size: int = 8,
+    schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
+    cheat: Cheat | None = None,
+    after: Cheat | None = None,
+    selfcheck: bool = False,
+    seed: int = 3,
+) -> Path:
+    """Record a run and return its folder.
+
+    `cheat` is called with each step's number before its forward pass, `after` after its update.
+    """
+    chosen = make_task(task) if isinstance(task, str) else task
+    model = make_model(chosen)
+    optimizer = make(model)
+    scheduler = schedule(optimizer) if schedule is not None else None
+    run = Run(
+        "test",
+        model,
+        optimizer,
+        loss=chosen.loss,
+        every=every,
+        folder=parent,
+        seed=seed,
+        selfcheck=selfcheck,
+        quiet=True,
+    )
+    batches = run.batches(chosen.inputs, chosen.targets, batch_size=batch_size, steps=steps)
+    for step, (x, y) in enumerate(batches):
+        loop = Loop(model, optimizer, [x, y])
+        if cheat is not None:
+            cheat(step, loop)
+        loss = chosen.loss(model(loop.batch[0]), loop.batch[1])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if after is not None:
+            after(step, loop)
+        if scheduler is not None:
+            scheduler.step()
+        run.log(loss)
+    return run.finish()
