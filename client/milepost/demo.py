@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from msgspec.structs import replace
-
 from milepost import answers, bundle, delivery, network
 from milepost.errors import MachineCannot, WrongUsage
 from milepost.observer import Observer
@@ -36,8 +34,6 @@ HONEST: Final = "lenet5"
 POISONED: Final = "lenet5-poisoned"
 POISONED_INTERVALS: Final = (9, 14, 15)
 LIAR: Final = "chaotic"
-AUDITORS: Final = 2
-"""Verifiers on every interval that is not flagged: one liar alone can then hide nothing."""
 TRAIN_SECONDS: Final = 600.0
 VERDICT_SECONDS: Final = 600.0
 CHANGED: Final = "model-changed.safetensors"
@@ -181,7 +177,6 @@ def prepare_folder(folder: Path, *, nodes: int) -> tuple[network.NodeHome, ...]:
         name="milepost-demo",
         nodes=nodes,
         malicious={nodes - 1: LIAR},
-        params=replace(network.LOCAL_PARAMS, auditors=AUDITORS),
     )
     (folder / MARKER).write_text("{}\n")
     copy_script(folder)

@@ -33,7 +33,7 @@ from milepost_consensus.members import (
     Member,
     validate_genesis,
 )
-from milepost_consensus.params import Params
+from milepost_consensus.params import MAX_AUDITORS, RULES, Params
 from milepost_consensus.views import to_view
 
 HOST: Final = "127.0.0.1"
@@ -73,9 +73,6 @@ NAMES: Final = (
     "willow",
     "yew",
 )
-
-LOCAL_PARAMS: Final = Params(attest_window=60, idle_block_ms=500)
-"""For networks on one machine: a node that was stopped holds a verdict up for about a minute."""
 
 PORTS: Final = range(20_000, 32_000)
 """Below the range from which kernels take ports for outgoing connections."""
@@ -122,6 +119,20 @@ def parse_malicious(values: Sequence[str], *, nodes: int) -> dict[int, str]:
     if len(behaviours) > nodes:
         raise WrongUsage(f"{len(behaviours)} nodes shall lie, but there are only {nodes}.")
     return {nodes - len(behaviours) + i: kind for i, kind in enumerate(behaviours)}
+
+
+def make_local_params(*, liars: int, rule: str = RULES[0]) -> Params:
+    """The constants of a network on one machine, some of whose nodes are told to lie.
+
+    A node that was stopped holds a verdict up for about a minute.  Every interval goes to one more
+    verifier than there are liars: what a demonstration shows then does not hang on the draw.
+    """
+    return Params(
+        rule=rule,
+        auditors=min(liars + 1, MAX_AUDITORS),
+        attest_window=60,
+        idle_block_ms=500,
+    )
 
 
 def choose_ports(count: int, *, first: int = 0) -> tuple[int, ...]:
@@ -181,7 +192,8 @@ def write_network(
     members = [_write_home(home) for home in homes]
     submitter = write_key(folder / SUBMITTER_KEY)
     members.append(Member(submitter.public, "submitter", SUBMITTER, "submitter"))
-    genesis = Genesis(name, time.time_ns() // 1_000_000, params or LOCAL_PARAMS, tuple(members))
+    params = params or make_local_params(liars=len(malicious))
+    genesis = Genesis(name, time.time_ns() // 1_000_000, params, tuple(members))
     validate_genesis(genesis)
     view = _dump(to_view(genesis))
     for place in (folder, *(home.home for home in homes)):

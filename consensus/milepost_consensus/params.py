@@ -14,6 +14,8 @@ MAX_STEP_US = 600_000_000
 """Ten minutes: a submitter cannot stretch a window without bound by declaring slow steps."""
 MAX_RECORDS = 2**40
 MAX_SUBMISSION_BYTES = 2**40
+MAX_AUDITORS = 16
+"""Beyond that a larger sub-quorum for every interval is what is meant."""
 MAX_BLOCK_TRANSACTIONS = 1_000
 MAX_BLOCK_BYTES = 8 * 1024 * 1024
 MAX_PATH = 64
@@ -76,7 +78,7 @@ def validate_params(params: Params) -> None:
             )
     validate_uint("quorum_size", params.quorum_size, high=MAX_MEMBERS)
     validate_uint("sub_quorum_size", params.sub_quorum_size, low=1, high=MAX_MEMBERS)
-    validate_uint("auditors", params.auditors, high=16)
+    validate_uint("auditors", params.auditors, high=MAX_AUDITORS)
     validate_uint("audit_permille", params.audit_permille, high=1_000)
     for name in ("hold_window", "attest_window", "panel_window"):
         validate_uint(name, getattr(params, name), low=1, high=1_000_000)

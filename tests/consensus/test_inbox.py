@@ -14,10 +14,12 @@ from milepost_consensus.events import (
     Equivocation,
     GossipDue,
     PersistDecision,
+    ReceivedVote,
     Start,
     TimerKind,
     TransactionsWaiting,
 )
+from milepost_consensus.inbox import Inbox
 from milepost_consensus.machine import Step
 from milepost_consensus.tally import ROUNDS_AHEAD, ROUNDS_BEHIND
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
@@ -190,6 +192,14 @@ def test_the_start_of_the_next_height_is_kept(desk: Desk) -> None:
     # Proposer and voter are f+1, so height 2 began at once, with their words in the tally.
     vote = FOUR.make_vote(1, PREVOTE, second_id, height=2)
     assert desk.said(desk.hear(vote)) == [(PRECOMMIT, 0, second_id)]
+
+
+def test_early_words_end_with_the_validator_set_that_they_were_checked_against() -> None:
+    for other, kept in ((FOUR, 1), (Validators(5), 0)):
+        inbox = Inbox(FOUR.state, ())
+        inbox.receive(ReceivedVote(FOUR.make_vote(1, PREVOTE, NIL, height=2)), round_=0)
+        inbox.open(other.make_block()[1], ())
+        assert inbox.tally.count(0, PREVOTE) == kept
 
 
 def test_only_the_start_of_the_next_height_is_kept(desk: Desk) -> None:

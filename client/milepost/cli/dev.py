@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from msgspec.structs import replace
 
 from milepost import network
 from milepost.cli import exits, output
@@ -72,12 +71,13 @@ def dev(
         homes = _open_network(directory, nodes, malicious, rule)
     else:
         count = DEFAULT_NODES if nodes is None else nodes
+        liars = network.parse_malicious(malicious or (), nodes=count)
         homes = network.write_network(
             directory,
             name=directory.resolve().name,
             nodes=count,
-            malicious=network.parse_malicious(malicious or (), nodes=count),
-            params=replace(network.LOCAL_PARAMS, rule=rule or RULES[0]),
+            malicious=liars,
+            params=network.make_local_params(liars=len(liars), rule=rule or RULES[0]),
             first_port=port,
         )
     treat_as_interrupt()
