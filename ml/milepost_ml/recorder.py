@@ -150,7 +150,7 @@ class Run:
         if not self._steps:
             raise RecordingError("the run ended before its first step; nothing was recorded")
         if not self._stopped:
-            self._complete(scribe)
+            self._complete(scribe, tracker)
         return self.folder
 
     # Before the first batch ----------------------------------------------------------------------
@@ -301,9 +301,7 @@ class Run:
             self._selfcheck_wanted = False
             self._say(describe_check(self.folder, self._check))
 
-    def _complete(self, scribe: Scribe) -> None:
-        _, tracker = self._record or (None, None)
-        assert tracker is not None
+    def _complete(self, scribe: Scribe, tracker: StepTracker) -> None:
         try:
             recipe = scribe.finish()
             self._poll_check(scribe)

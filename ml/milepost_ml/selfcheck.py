@@ -114,9 +114,6 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2 or not arguments[1].isdecimal():
         print("usage: python -m milepost_ml.selfcheck FOLDER INTERVAL", file=sys.stderr)
         return 2
-    from milepost_ml.device import configure_torch
-
-    configure_torch()
     folder = Path(arguments[0])
     found = check_interval(folder, int(arguments[1]))
     write_bytes(folder / SELFCHECK, msgspec.json.encode(found) + b"\n")

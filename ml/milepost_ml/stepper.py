@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from milepost_consensus.submissions import compute_state_digest
+from milepost_ml.device import configure_torch
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
@@ -31,7 +32,10 @@ from milepost_ml.snapshots import map_tensors
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
 
-_FAILURES: Final = (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError)
+_FAILURES: Final = (
+    *(RuntimeError, IndexError, TypeError, ValueError, NotImplementedError),
+    ArithmeticError,  # of an optimizer whose step counter was forged
+)
 """What PyTorch raises when a step cannot be computed: a bad index, shapes that do not fit."""
 
 
@@ -100,10 +104,14 @@ def _find_unfit(runner: GraphRunner, recipe: Recipe) -> str | None:
 
 
 class Stepper:
-    """A training in progress.  `step` counts the steps done; call `load` before anything else."""
+    """A training in progress.  `step` counts the steps done; call `load` before anything else.
+
+    Puts torch on one thread with deterministic algorithms, as the recorder does.
+    """
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         """Raises InvalidRecord for a data file that does not fit the recipe."""
+        configure_torch()
         self._recipe = recipe
         self._data = map_tensors(data, recipe.data, name=DATA)
         self._order = Order(

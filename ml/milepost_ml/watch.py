@@ -64,6 +64,7 @@ class StateWatch:
         ]
         self._slot_names = sorted(spec.name for spec in get_optimizer_specs(recipe, step=1))
         self._slots: list[_Held] = []
+        self._optimizer_state = optimizer.state
         self._versions = self._get_versions()
 
     def get_start(self) -> dict[str, Array]:
@@ -95,6 +96,12 @@ class StateWatch:
 
     def copy_state(self, images: StepImages) -> None:
         """After the optimizer's step."""
+        if self._optimizer.state is not self._optimizer_state:
+            raise RecordingError(
+                "the optimizer's state was replaced during the run (load_state_dict?); record the"
+                " run from its start",
+                slug="undeclared-change",
+            )
         images.model.fill([get_address(*held) for held in self._model])
         if not self._slots and self._slot_names:
             self._slots = self._find_slots()

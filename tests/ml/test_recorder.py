@@ -328,6 +328,8 @@ def lose(kind: str, run: Run, model: MLP, optimizer: Any, batch: Any) -> None:
         optimizer.param_groups[0]["momentum"] = 0.5
     if kind == "group":
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    if kind == "state replaced":
+        optimizer.load_state_dict(optimizer.state_dict())
     if kind == "tensor rate":
         optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
     if kind == "no backward":
@@ -365,6 +367,7 @@ ASTRAY = {
     "dropout off": ("wrong-mode", "model.train"),
     "momentum": ("undeclared-change", "cycle_momentum"),
     "group": ("undeclared-change", "settings"),
+    "state replaced": ("undeclared-change", "load_state_dict"),
     "tensor rate": ("unsupported-optimizer", "learning rate"),
     "clipped weights": ("undeclared-change", "first.weight"),
 }

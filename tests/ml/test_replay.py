@@ -42,7 +42,7 @@ from milepost_ml.replay import (
 )
 from milepost_ml.snapshots import encode_tensors, read_tensors, write_tensors
 from milepost_ml.stepper import Stepper
-from tests.support.models import TASKS
+from tests.support.models import TASKS, Task
 from tests.support.training import Loop, make_sgd, record
 
 VERIFIER = b"v" * 32
@@ -123,6 +123,26 @@ def test_schedules_repeat(schedule: Callable[[torch.optim.Optimizer], Any], tmp_
     folder = record(tmp_path, schedule=schedule)
     for interval in get_intervals(folder):
         assert retrace(folder, interval).agrees, interval
+
+
+def test_data_of_other_types_repeat(tmp_path: Path) -> None:
+    class Bytes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(12, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.linear(x.float() / 255)
+            return result
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(output[:, 0], target.float())
+
+    inputs = torch.randint(256, (40, 12), dtype=torch.uint8)
+    folder = record(tmp_path, task=Task(Bytes, loss, inputs, inputs[:, 0] > 100))
+    dtypes = [spec.dtype for spec in read_recipe(FolderFiles(folder))[1].data]
+    assert dtypes == ["U8", "BOOL"]
+    assert all(retrace(folder, interval).agrees for interval in get_intervals(folder))
 
 
 def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
@@ -256,6 +276,18 @@ def test_an_edited_snapshot_is_named_with_the_step_before_it(tmp_path: Path) -> 
     check_difference(folder, 2, 10, "gradient")
 
 
+def test_a_forged_step_counter_is_named(tmp_path: Path) -> None:
+    """Adam divides by a power of its counter, which Python refuses for the counter -1."""
+    folder = record(tmp_path, make=adam())
+    state = read_tensors(folder / get_snapshot_name(1))
+    state["optimizer.first.bias.step"][...] = -1
+    write_tensors(folder / get_snapshot_name(1), state)
+    found = retrace_interval(
+        submit_by_hand(folder), FolderFiles(folder), 1, verifier=VERIFIER, work_step=5
+    )
+    assert (found.agrees, found.step, found.part) == (False, 5, "failed")
+
+
 def test_a_forged_loss_is_named(tmp_path: Path) -> None:
     folder = record(tmp_path)
     steps = folder / get_steps_name(1)
@@ -281,9 +313,20 @@ def submit_by_hand(folder: Path) -> Submit:
         compute_root(compute_step_digests(states[k], read_steps(files, recipe, k)))
         for k in range(recipe.intervals)
     ]
-    honest, _ = build_submit(folder)
-    return msgspec.structs.replace(
-        honest,
+    return Submit(
+        name="forged",
+        dataset_root=bytes(32),
+        records=recipe.records,
+        profile=recipe.profile,
+        device_class=recipe.device_class,
+        steps=recipe.steps,
+        steps_per_interval=recipe.steps_per_interval,
+        change_scores=(0,) * recipe.intervals,
+        rate_sums=(0,) * recipe.intervals,
+        model_digest=bytes(32),
+        optimizer_digest=bytes(32),
+        manifest=bytes(32),
+        step_us=1,
         recipe=compute_recipe_digest(data),
         snapshots=tuple(states),
         step_roots=tuple(roots),

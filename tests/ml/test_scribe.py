@@ -1,0 +1,160 @@
+"""What is written while training goes on, and in which order."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milepost_ml.digests import compute_content_digest, compute_record_digests
+from milepost_ml.errors import RecordingError
+from milepost_ml.files import FolderFiles
+from milepost_ml.keyed import make_seed
+from milepost_ml.nodes import Graph, Input, Node, Ref
+from milepost_ml.recipe import SGD, Parameter, Recipe
+from milepost_ml.record_files import read_recipe, read_steps
+from milepost_ml.scribe import MIN_IMAGES, RecordedStep, Scribe, StepImages, make_folder
+from milepost_ml.snapshots import TensorSpec, read_tensors
+
+DATA = {
+    "data.0": np.arange(8, dtype=np.float32).reshape(4, 2),
+    "data.1": np.arange(4, dtype=np.float32),
+}
+RECIPE = Recipe(
+    device_class="here",
+    seed=make_seed(1).hex(),
+    data=(TensorSpec("data.0", "F32", (4, 2)), TensorSpec("data.1", "F32", (4,))),
+    batch_size=2,
+    steps=0,
+    steps_per_interval=3,
+    parameters=(Parameter("w", (2,), True),),
+    buffers=(TensorSpec("n", "I64", ()),),
+    optimizer=SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False),
+    rates=(),
+    graph=Graph(
+        (Input("data", "data.0"), Input("parameter", "w"), Input("data", "data.1")),
+        (Node("mv", (Ref(0), Ref(1))), Node("mse_loss", (Ref(3), Ref(2), 1))),
+        4,
+    ),
+)
+
+
+def open_scribe(folder: Path) -> Scribe:
+    start = {"model.w": np.zeros(2, dtype=np.float32), "model.n": np.array(0)}
+    return Scribe(
+        folder,
+        RECIPE,
+        start=start,
+        record_digests=compute_record_digests(DATA),
+        about={"name": "test"},
+    )
+
+
+def put(scribe: Scribe, value: float, rate: float = 0.1) -> None:
+    """A step whose state, gradient and loss are all made of one number."""
+    images = scribe.take()
+    weights = np.full(2, value, dtype=np.float32)
+    count = np.array(int(value) if np.isfinite(value) else 0)
+    images.model.fill([{"w": weights, "n": count}[name].ctypes.data for name in images.model.names])
+    images.optimizer.fill([weights.ctypes.data])
+    images.gradient.fill([weights.ctypes.data])
+    scribe.put(RecordedStep(images, [0, 2], value, rate, 0.5))
+
+
+def read_about(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+def test_a_run_is_written_interval_by_interval(tmp_path: Path) -> None:
+    scribe = open_scribe(tmp_path)
+    assert read_about(tmp_path) == {"name": "test", "steps": 0, "intervals": 0, "complete": False}
+    for number in range(1, 8):
+        put(scribe, float(number), rate=0.1 if number < 5 else 0.05)
+    scribe.close()
+    assert scribe.error is None
+    assert scribe.intervals == 3
+    assert read_about(tmp_path)["complete"] is False
+    recipe = scribe.finish()
+    assert (recipe.steps, recipe.rates) == (7, ((4, 0.1), (3, 0.05)))
+    assert read_recipe(FolderFiles(tmp_path))[1] == recipe
+    scribe.write_complete()
+    about = read_about(tmp_path)
+    assert (about["steps"], about["intervals"], about["complete"]) == (7, 3, True)
+    # The last interval is short, and the model is its end.
+    assert len(read_steps(FolderFiles(tmp_path), recipe, 2)) == 1
+    model = read_tensors(tmp_path / "model.safetensors")
+    assert model["w"].tolist() == [7.0, 7.0]
+    assert int(model["n"]) == 7
+    row = read_steps(FolderFiles(tmp_path), recipe, 0)[1]
+    assert row.gradient == compute_content_digest({"w": np.full(2, 2.0, dtype=np.float32)})
+    assert row.loss == np.float32(2.0).tobytes()
+
+
+def test_interval_0_can_be_retraced_before_the_end(tmp_path: Path) -> None:
+    scribe = open_scribe(tmp_path)
+    for number in range(1, 5):
+        put(scribe, float(number))
+    while not scribe.intervals and scribe.error is None:
+        time.sleep(0.001)
+    _, recipe = read_recipe(FolderFiles(tmp_path))
+    assert (recipe.steps, recipe.intervals) == (3, 1)
+    scribe.close()
+
+
+def test_weights_that_are_not_finite_are_an_error_and_no_snapshot(tmp_path: Path) -> None:
+    scribe = open_scribe(tmp_path)
+    for value in (1.0, 2.0, float("inf"), 3.0):
+        put(scribe, value)
+    scribe.close()
+    assert isinstance(scribe.error, RecordingError)
+    assert scribe.error.slug == "not-finite"
+    assert scribe.intervals == 0
+    assert not (tmp_path / "mileposts" / "00001.safetensors").exists()
+
+
+def test_training_never_waits_for_a_thread_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scribe = open_scribe(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("milepost_ml.scribe.write_bytes", fail)
+    for number in range(1, 30):
+        put(scribe, float(number))
+    scribe.close()
+    assert isinstance(scribe.error, OSError)
+    assert scribe.intervals == 0
+
+
+def test_a_large_state_is_copied_no_oftener_than_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[StepImages] = []
+
+    class Counted(StepImages):
+        def __init__(self, recipe: Recipe) -> None:
+            super().__init__(recipe)
+            made.append(self)
+
+    monkeypatch.setattr("milepost_ml.scribe.StepImages", Counted)
+    monkeypatch.setattr("milepost_ml.scribe.MAX_WAITING_BYTES", 1)
+    scribe = open_scribe(tmp_path)
+    for number in range(1, 8):
+        put(scribe, float(number))
+    scribe.close()
+    assert len(made) == MIN_IMAGES
+    assert scribe.intervals == 3
+
+
+def test_folders_never_collide(tmp_path: Path) -> None:
+    names = [make_folder(tmp_path / "runs", "a").name for _ in range(3)]
+    assert names == ["a-0001", "a-0002", "a-0003"]
+    (tmp_path / "runs" / "a-9999").write_text("a file, no folder")
+    assert make_folder(tmp_path / "runs", "a").name == "a-10000"
+    assert make_folder(tmp_path / "runs", "a-0001").name == "a-0001-0001"
