@@ -104,6 +104,8 @@ class BlobStore:
         for leftover in self._incoming.iterdir():
             leftover.unlink()
         self._used = sum(size for _, size, _ in self._scan())
+        self._arriving = 0
+        """Bytes of files that are not complete yet."""
 
     @property
     def used_bytes(self) -> int:
@@ -149,6 +151,7 @@ class BlobStore:
         try:
             async for chunk in chunks:
                 size += len(chunk)
+                self._arriving += len(chunk)
                 self._validate_size(size, limit_bytes)
                 hasher.update(chunk)
                 with _storing():
@@ -162,12 +165,13 @@ class BlobStore:
             if await asyncio.to_thread(_settle, file, self.get_path(digest)):
                 self._used += size
         finally:
+            self._arriving -= size
             _discard(file)
 
     def _validate_size(self, size_bytes: int, limit_bytes: int) -> None:
         if size_bytes > limit_bytes:
             raise InvalidRequest(f"the file has more than {limit_bytes} bytes", slug="too-large")
-        if self._used + size_bytes > self._store_bytes:
+        if self._used + self._arriving > self._store_bytes:
             raise InvalidRequest(
                 f"this node keeps {self._store_bytes} bytes of files and is full",
                 slug="store-full",

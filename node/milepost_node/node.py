@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from typing import IO, Final
 
@@ -19,6 +19,7 @@ from milepost_node.answers import Answers
 from milepost_node.behaviours import BEHAVIOURS
 from milepost_node.blobs import BlobStore
 from milepost_node.chain import replay_chain
+from milepost_node.channel import Channel, Poster
 from milepost_node.clock import read_monotonic, read_wall_ms
 from milepost_node.errors import SettingsError, StoreError
 from milepost_node.mempool import Mempool
@@ -39,6 +40,8 @@ SWEEP_SECONDS: Final = 600.0
 LAG_SECONDS: Final = 0.5
 """An event loop that is this late is logged: messages and timers were late too."""
 
+Work = Callable[[], Coroutine[None, None, None]]
+
 
 class Node:
     """Everything a node consists of, opened by the constructor and running from `start` on."""
@@ -48,11 +51,13 @@ class Node:
         settings: Settings,
         *,
         client: httpx.AsyncClient | None = None,
+        open_poster: Callable[[str], Poster] = Channel,
         retracer: Retracer | None = None,
     ) -> None:
         """Raises NodeError if the home cannot be used or the chain on disk is damaged.
 
-        `client` and `retracer` stand in for the network and the worker processes in tests.
+        `client` and `open_poster` stand in for the network, `retracer` for the worker processes
+        in tests.
         """
         self.settings = settings
         self.network = compute_network_id(settings.genesis)
@@ -81,6 +86,7 @@ class Node:
             own_id=settings.signer.public,
             network=self.network,
             client=self._client,
+            open_poster=open_poster,
         )
         self.records = Records(self.blobs, self.peers, blob_bytes=limits.blob_bytes)
         self.runtime = Runtime(
@@ -149,13 +155,13 @@ class Node:
                 "blobs_bytes": self.blobs.used_bytes,
             },
         )
-        self._running = self._spawn("runtime", self.runtime.run())
+        self._running = self._spawn("runtime", self.runtime.run)
         for peer in self.peers.all:
-            self._tasks.append(self._spawn(f"peer {peer.name}", peer.run()))
-        self._tasks.append(self._spawn("sync", self.sync.run()))
-        self._tasks.append(self._spawn("verifier", self.verifier.run()))
-        self._tasks.append(self._spawn("sweep", self._sweep()))
-        self._tasks.append(self._spawn("lag", _watch_lag()))
+            self._tasks.append(self._spawn(f"peer {peer.name}", peer.run))
+        self._tasks.append(self._spawn("sync", self.sync.run))
+        self._tasks.append(self._spawn("verifier", self.verifier.run))
+        self._tasks.append(self._spawn("sweep", self._sweep))
+        self._tasks.append(self._spawn("lag", _watch_lag))
 
     async def stop(self) -> None:
         """Finish the step at hand, end the worker even in the middle of a job, close the files."""
@@ -171,13 +177,13 @@ class Node:
         self._lock.close()
         logger.info("node stopped", extra={"height": self.runtime.state.height})
 
-    def _spawn(self, name: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _spawn(self, name: str, work: Work) -> asyncio.Task[None]:
         return asyncio.create_task(self._guard(name, work), name=name)
 
-    async def _guard(self, name: str, work: Coroutine[None, None, None]) -> None:
+    async def _guard(self, name: str, work: Work) -> None:
         """Run a part of the node; if it breaks, the node as a whole has failed."""
         try:
-            await work
+            await work()
         except Exception:
             logger.critical("a part of the node broke", extra={"part": name}, exc_info=True)
             self.failed.set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import SystemRandom
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 import httpx
 
 from milepost_consensus.members import Member
+from milepost_node.channel import ANSWER_SECONDS, CONNECT_SECONDS, Channel, Poster
 from milepost_node.clock import wait_for_event
 from milepost_node.envelopes import Envelope, Message, encode_batch, is_full, make_envelope
 from milepost_node.errors import PeerError
@@ -29,8 +30,9 @@ QUEUE_BYTES: Final = 64 * 1024 * 1024
 """What is kept for a peer that is slow or gone."""
 BACKOFF_FIRST_SECONDS: Final = 0.25
 BACKOFF_LAST_SECONDS: Final = 5.0
-CONNECT_SECONDS: Final = 2.0
-ANSWER_SECONDS: Final = 10.0
+SLOWEST_BYTES: Final = 100_000
+"""Per second; a peer that gives less is given up."""
+MESSAGES: Final = "/v1/peer/messages"
 NETWORK_HEADER: Final = "milepost-network"
 """Names the sender's network, so that nodes of two networks notice each other at once."""
 HEIGHT_HEADER: Final = "milepost-height"
@@ -38,7 +40,7 @@ HEIGHT_HEADER: Final = "milepost-height"
 
 
 def make_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """The HTTP client for all traffic between nodes."""
+    """The HTTP client for what nodes ask each other; messages go through channels."""
     return httpx.AsyncClient(
         transport=transport,
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
@@ -51,7 +53,9 @@ def make_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.Asyn
 class Peer:
     """One other node: its queue, and whether it was there when last tried."""
 
-    def __init__(self, member: Member, client: httpx.AsyncClient, network: bytes) -> None:
+    def __init__(
+        self, member: Member, client: httpx.AsyncClient, network: bytes, poster: Poster
+    ) -> None:
         self.id = member.id
         self.name = member.name
         self.reachable = False
@@ -59,6 +63,7 @@ class Peer:
         """Messages that were never sent because the queue was full."""
         self._url = member.endpoint.rstrip("/")
         self._client = client
+        self._poster = poster
         self._headers = {NETWORK_HEADER: network.hex()}
         self._queue: deque[Envelope] = deque()
         self._queued_bytes = 0
@@ -81,14 +86,17 @@ class Peer:
 
     async def run(self) -> None:
         """Send what is queued, for ever."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while batch := self._take():
-                if not await self._send(batch):
-                    break
-                # Whatever the current step of the runtime queues now goes into one batch.
-                await asyncio.sleep(0)
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                while batch := self._take():
+                    if not await self._send(batch):
+                        break
+                    # Whatever the current step of the runtime queues goes into one batch.
+                    await asyncio.sleep(0)
+        finally:
+            await self._poster.close()
 
     def _take(self) -> list[Envelope]:
         batch: list[Envelope] = []
@@ -105,11 +113,8 @@ class Peer:
         body = encode_batch(batch)
         for _ in range(2):
             try:
-                response = await self._client.post(
-                    f"{self._url}/v1/peer/messages", content=body, headers=self._headers
-                )
-                self._check(response)
-            except (httpx.HTTPError, httpx.InvalidURL, PeerError) as error:
+                self._check(await self._poster.post(MESSAGES, body, self._headers))
+            except PeerError as error:
                 self.note_failure(error)
                 continue
             self.note_success()
@@ -122,8 +127,8 @@ class Peer:
 
     async def get(self, path: str, *, limit_bytes: int) -> tuple[bytes, int]:
         """The body at a path and the height the peer says it is at; raises PeerError."""
-        async with self.stream(path) as response:
-            body = bytearray()
+        body = bytearray()
+        async with self.stream(path, limit_bytes=limit_bytes) as response:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > limit_bytes:
@@ -132,24 +137,28 @@ class Peer:
         return bytes(body), int(claimed) if claimed.isdecimal() and len(claimed) < 19 else 0
 
     @asynccontextmanager
-    async def stream(self, path: str) -> AsyncIterator[httpx.Response]:
-        """The answer at a path, its body still to come; raises PeerError."""
+    async def stream(self, path: str, *, limit_bytes: int) -> AsyncIterator[httpx.Response]:
+        """The answer at a path, its body still to come; raises PeerError.
+
+        The whole has as long as a slow line needs for `limit_bytes`, however it trickles.
+        """
         try:
-            async with self._client.stream(
-                "GET", self._url + path, headers=self._headers
-            ) as response:
-                self._check(response)
+            async with (
+                asyncio.timeout(ANSWER_SECONDS + limit_bytes / SLOWEST_BYTES),
+                self._client.stream("GET", self._url + path, headers=self._headers) as response,
+            ):
+                self._check(response.status_code)
                 yield response
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             self.note_failure(error)
             raise PeerError(f"{self.name} failed: {type(error).__name__}") from error
         self.note_success()
 
-    def _check(self, response: httpx.Response) -> None:
-        if response.status_code == httpx.codes.CONFLICT:
+    def _check(self, status: int) -> None:
+        if status == httpx.codes.CONFLICT:
             raise PeerError(f"{self.name} belongs to another network", slug="wrong-network")
-        if response.status_code >= 300:
-            raise PeerError(f"{self.name} answered HTTP {response.status_code}")
+        if status >= 300:
+            raise PeerError(f"{self.name} answered HTTP {status}")
 
     def note_success(self) -> None:
         """The peer answered; what waits for it may go."""
@@ -180,9 +189,10 @@ class Peers:
         own_id: bytes,
         network: bytes,
         client: httpx.AsyncClient,
+        open_poster: Callable[[str], Poster] = Channel,
     ) -> None:
         self.all = tuple(
-            Peer(member, client, network)
+            Peer(member, client, network, open_poster(member.endpoint))
             for member in members
             if member.endpoint and member.id != own_id
         )

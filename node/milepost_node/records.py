@@ -10,6 +10,7 @@ from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import Submit
+from milepost_consensus.verdicts import UNDECIDED
 from milepost_ml.errors import MilepostMLError
 from milepost_ml.files import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from milepost_node.blobs import BlobStore
@@ -59,8 +60,12 @@ class Records:
         return self._blobs.get_missing(dict.fromkeys(bytes.fromhex(file.digest) for file in files))
 
     def get_referenced(self, state: LedgerState, submits: Iterable[Submit]) -> set[bytes]:
-        """All blobs that submissions on the chain, or those in `submits`, need."""
-        wanted = [submission.submit for submission in state.submissions.values()]
+        """All blobs that submissions on the chain, or those in `submits`, need.
+
+        Records that could not be judged are let go of.
+        """
+        undecided = {key for key, value in state.verdicts.items() if value.outcome == UNDECIDED}
+        wanted = [each.submit for key, each in state.submissions.items() if key not in undecided]
         referenced = {
             digest for submit in (*wanted, *submits) for digest in self.get_files(submit.manifest)
         }
@@ -120,7 +125,8 @@ class Records:
 
     async def _fetch_from(self, peer: Peer, digest: bytes, limit_bytes: int) -> bool:
         try:
-            async with peer.stream(f"/v1/blobs/{digest.hex()}") as response:
+            path = f"/v1/blobs/{digest.hex()}"
+            async with peer.stream(path, limit_bytes=limit_bytes) as response:
                 await self._blobs.write(digest, response.aiter_raw(), limit_bytes=limit_bytes)
         except PeerError as error:
             logger.debug("file not fetched", extra={"peer": peer.name, "reason": str(error)})

@@ -30,6 +30,9 @@ class Retracer(Protocol):
     """Whoever reads and retrains records.  All raise InvalidRequest (the record's fault) or
     WorkerError (this machine's)."""
 
+    async def start(self) -> None:
+        """Get ready for the first job."""
+
     async def get_device_class(self) -> str: ...
 
     async def validate_record(self, submit: Submit) -> None: ...
@@ -53,13 +56,22 @@ class Workers:
     """The Retracer of a real node."""
 
     def __init__(self, blobs: Path, *, memory_bytes: int, limit_seconds: float) -> None:
-        self._reader = WorkerProcess(blobs, memory_bytes=memory_bytes, limit_seconds=limit_seconds)
+        self._reader = WorkerProcess(
+            blobs,
+            memory_bytes=memory_bytes,
+            limit_seconds=limit_seconds,
+            options=("--preload", "reading"),
+        )
         self._trainer = WorkerProcess(
             blobs,
             memory_bytes=memory_bytes,
             limit_seconds=limit_seconds,
-            options=("--preload",),
+            options=("--preload", "training"),
         )
+
+    async def start(self) -> None:
+        await self._reader.start()
+        await self._trainer.start()
 
     async def get_device_class(self) -> str:
         answer = await self._trainer.run(GetDeviceClass())

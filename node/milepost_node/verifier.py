@@ -1,8 +1,8 @@
 """What the ledger waits for from this node: records held, intervals retraced, panels answered.
 
 The ledger state alone says what is to be done (`tasks`), so a restarted node goes on where the
-chain stands.  Two lanes run side by side: one fetches and validates records, one
-retrains.  Nothing is done twice.  Whether an answer is accepted is for the ledger rules to say.
+chain stands.  Two lanes run side by side: one fetches and validates records, one retrains.
+Nothing is done twice.  Whether an answer is accepted is for the ledger rules to say.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class Verifier:
     async def _serve_retracing(self) -> None:
         while not self.device_class:
             try:
+                await self._retracer.start()
                 self.device_class = await self._retracer.get_device_class()
             except NodeError as error:
                 logger.error("no device class", extra={"reason": str(error)})

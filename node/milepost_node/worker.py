@@ -56,12 +56,14 @@ class Worker:
     def __init__(self, blobs: Path) -> None:
         self._blobs = blobs
 
-    def preload(self) -> None:
-        """Import the framework and fix its arithmetic before the first job needs it."""
-        from milepost_ml import replay  # noqa: F401 loads the framework now rather than in a job
-        from milepost_ml.device import configure_torch
+    def preload(self, *, training: bool) -> None:
+        """Import what the jobs will need, before the first one waits for it."""
+        from milepost_ml import admission, replay  # noqa: F401 neither loads the framework
 
-        configure_torch()
+        if training:
+            from milepost_ml.device import configure_torch
+
+            configure_torch()
 
     def perform(self, job: Job) -> Answer:
         """The answer to a job.  Never raises: one bad job must not end the process."""
@@ -172,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="milepost_node.worker", description=__doc__)
     parser.add_argument("--blobs", type=Path, required=True, help="the node's blob folder")
     parser.add_argument("--memory-bytes", type=int, required=True, help="limit of address space")
-    parser.add_argument("--preload", action="store_true", help="import the framework at once")
+    parser.add_argument("--preload", choices=("reading", "training"), help="what to import at once")
     options = parser.parse_args(arguments)
     # Ctrl-C reaches the whole terminal group; the node decides when its worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -182,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threading.Thread(target=_forward_jobs, args=(source, jobs), daemon=True).start()
     worker = Worker(options.blobs)
     if options.preload:
-        worker.preload()
+        worker.preload(training=options.preload == "training")
     while True:
         sink.write(encode_frame(worker.perform(jobs.get())))
         sink.flush()

@@ -25,7 +25,7 @@ LINE_BYTES: Final = 4_096
 
 
 class WorkerProcess:
-    """One worker, started with its first job."""
+    """One worker, started with its first job if not before."""
 
     def __init__(
         self,
@@ -41,7 +41,8 @@ class WorkerProcess:
             *("--blobs", str(blobs), "--memory-bytes", str(memory_bytes)),
             *options,
         )
-        self._limit_seconds = limit_seconds
+        self.limit_seconds = limit_seconds
+        """What a job may take, the start of a process included."""
         self._process: asyncio.subprocess.Process | None = None
         self._printing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -51,6 +52,15 @@ class WorkerProcess:
     def pid(self) -> int | None:
         """The worker's process id while one runs."""
         return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the process ahead of its first job; raises WorkerError if that is not possible."""
+        async with self._turn:
+            try:
+                if self._process is None:
+                    await self._start()
+            except OSError as error:
+                raise WorkerError(f"no worker could be started: {error.strerror}") from error
 
     async def run(self, job: Job) -> Answer:
         """The answer to one job; raises InvalidRequest (the record's fault) or WorkerError."""
@@ -66,17 +76,17 @@ class WorkerProcess:
         name = type(job).__name__
         finished = False
         try:
-            process = self._process or await self._start()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            async with asyncio.timeout(self._limit_seconds):
+            async with asyncio.timeout(self.limit_seconds):
+                process = self._process or await self._start()
+                assert process.stdin is not None
+                assert process.stdout is not None
                 process.stdin.write(encode_frame(job))
                 await process.stdin.drain()
                 answer = await read_answer(process.stdout)
             finished = True
         except TimeoutError as error:
             raise WorkerError(
-                f"{name} took longer than {self._limit_seconds:g} s; the worker was stopped",
+                f"{name} took longer than {self.limit_seconds:g} s; the worker was stopped",
                 slug="worker-timeout",
             ) from error
         except (EOFError, OSError, ValueError) as error:

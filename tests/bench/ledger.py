@@ -81,13 +81,13 @@ def bench_ledger() -> None:
             Training(folder / SCRIPT, folder / "runs") as training,
         ):
             training.start(HONEST)
-            training.wait(HONEST)
+            run = Path(training.wait(HONEST)["folder"])
             begin = time.monotonic()
             running.start()
             running.wait_ready()
             print(f"{NODES} nodes ready after {time.monotonic() - begin:.1f} s")
             begin = time.monotonic()
-            done = delivery.submit(folder / "runs" / HONEST, network=folder, wait=True)
+            done = delivery.submit(run, network=folder, wait=True)
             seconds = time.monotonic() - begin
             assert done.proof is not None
             assert done.verdict is not None

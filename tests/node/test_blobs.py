@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -77,6 +78,29 @@ async def test_oversize_is_noticed_while_it_streams(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="more than 5000"):
         await open_blobs(tmp_path).write(DIGEST, endless(), limit_bytes=5000)
     assert read == 6000
+
+
+async def test_files_that_arrive_together_do_not_exceed_the_limit_together(
+    tmp_path: Path,
+) -> None:
+    blobs = open_blobs(tmp_path, store_bytes=2 * len(DATA) - 1)
+    half = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield DATA
+        half.set()
+        await go_on.wait()
+
+    first = asyncio.create_task(blobs.write(DIGEST, slow(), limit_bytes=10**6))
+    await half.wait()
+    other = bytes(reversed(DATA))
+    with pytest.raises(InvalidRequest) as caught:
+        await blobs.write(hashlib.sha256(other).digest(), stream(other), limit_bytes=10**6)
+    assert caught.value.slug == "store-full"
+    go_on.set()
+    await first
+    assert blobs.used_bytes == len(DATA)
 
 
 async def test_broken_stream_leaves_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from milepost_consensus.members import VALIDATOR, Member
 from milepost_consensus.votes import PREVOTE, Vote
+from milepost_node.channel import Channel
 from milepost_node.envelopes import decode_batch, make_envelope, open_envelope
 from milepost_node.errors import PeerError
 from milepost_node.peers import BACKOFF_LAST_SECONDS, Peer, Peers, make_client
@@ -41,7 +42,7 @@ async def connected(
             yield (
                 nodes,
                 [
-                    Peer(make_member(node.url, f"peer-{i}"), client, NETWORK)
+                    Peer(make_member(node.url, f"peer-{i}"), client, NETWORK, Channel(node.url))
                     for i, node in enumerate(nodes)
                 ],
             )
@@ -146,7 +147,9 @@ async def test_peer_that_fails_is_left_alone_and_comes_back_with_its_first_answe
 
 async def test_pause_grows_up_to_a_limit() -> None:
     async with make_client() as client:
-        peer = Peer(make_member("http://127.0.0.1:9"), client, NETWORK)
+        peer = Peer(
+            make_member("http://127.0.0.1:9"), client, NETWORK, Channel("http://127.0.0.1:9")
+        )
         pauses = []
         for _ in range(12):
             peer.note_failure(PeerError("no"))
@@ -179,7 +182,7 @@ async def test_answers_are_bounded_and_checked() -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://[", "nonsense", "ftp://127.0.0.1"])
 async def test_unusable_endpoint_is_a_peer_that_is_not_there(url: str) -> None:
     async with make_client() as client:
-        peer = Peer(make_member(url), client, NETWORK)
+        peer = Peer(make_member(url), client, NETWORK, Channel(url))
         with pytest.raises(PeerError):
             await peer.get("/x", limit_bytes=10)
         async with sending(peer):
@@ -194,9 +197,26 @@ async def test_claimed_height_must_look_like_one() -> None:
         return httpx.Response(200, headers={"milepost-height": claim}, stream=httpx.ByteStream(b""))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
-        peer = Peer(make_member("http://peer"), client, NETWORK)
+        peer = Peer(make_member("http://peer"), client, NETWORK, Channel("http://127.0.0.1:9"))
         for claim, expected in (("12", 12), ("-1", 0), ("9" * 30, 0), ("x", 0)):
             assert (await peer.get(f"/{claim}", limit_bytes=1))[1] == expected
+
+
+async def test_peer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost_node.peers.ANSWER_SECONDS", 0.05)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.001)
+            yield b"x"
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=trickle())
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
+        peer = Peer(make_member("http://peer"), client, NETWORK, Channel("http://peer"))
+        with pytest.raises(PeerError, match="TimeoutError"):
+            await peer.get("/x", limit_bytes=10_000)
 
 
 async def test_network_of_peers() -> None:

@@ -309,7 +309,7 @@ async def test_same_submission_at_the_same_time_is_a_duplicate(
     await put_files(client, UPLOAD.files)
     data = cluster.sign(UPLOAD.submit)
     first = asyncio.create_task(client.post("/v1/transactions", content=data))
-    await wait_until(lambda: cluster.retracers[0].asked)
+    await wait_until(lambda: ("validate", 0) in cluster.retracers[0].asked)
     second = await client.post("/v1/transactions", content=data)
     assert (second.status_code, get_slug(second)) == (409, "duplicate")
     other = make_upload("other")

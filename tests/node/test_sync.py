@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from urllib.parse import parse_qs
 
 import httpx
@@ -22,24 +23,23 @@ from tests.support.ledger import Ledger, make_genesis, make_record, make_signer
 from tests.support.nodes import certify
 
 GENESIS = make_genesis(4)
+LENGTH = PAGE_BLOCKS + 20
 
 Answer = Callable[[int, int], tuple[bytes, int] | None]
 """From first height and limit to a page and the claimed height; None for no answer at all."""
 
 
-def make_chain(heights: int) -> list[tuple[bytes, bytes]]:
+@cache
+def get_chain() -> list[tuple[bytes, bytes]]:
     """Blocks with certificates as bytes, the first with a submission in it."""
     ledger = Ledger(GENESIS)
     ledger.submit(make_record())
-    ledger.run(heights - 1)
+    ledger.run(LENGTH - 1)
     return [(encode(block), encode(certify(block, ledger.state))) for block in ledger.blocks]
 
 
-CHAIN = make_chain(PAGE_BLOCKS + 20)
-
-
 def honest(first: int, limit: int) -> tuple[bytes, int]:
-    return msgspec.msgpack.encode(CHAIN[first - 1 : first - 1 + limit]), len(CHAIN)
+    return msgspec.msgpack.encode(get_chain()[first - 1 : first - 1 + limit]), LENGTH
 
 
 class Desk:
@@ -83,29 +83,29 @@ async def test_whole_chain_is_fetched_in_pages() -> None:
     desk = Desk(honest)
     assert desk.sync.syncing
     await desk.catch_up()
-    assert desk.state.height == len(CHAIN)
+    assert desk.state.height == LENGTH
     assert not desk.sync.syncing
-    assert [first for _, first in desk.asked] == [1, 1, PAGE_BLOCKS + 1, len(CHAIN) + 1]
+    assert [first for _, first in desk.asked] == [1, 1, PAGE_BLOCKS + 1, LENGTH + 1]
 
 
 async def test_peer_that_boasts_does_not_hold_up_the_others() -> None:
     boaster: Answer = lambda first, limit: (b"\x90", 10**9)  # noqa: E731
     desk = Desk(boaster, honest)
     await desk.catch_up()
-    assert desk.state.height == len(CHAIN)
+    assert desk.state.height == LENGTH
     assert not desk.sync.syncing, "a claim alone does not make a node behind"
 
 
 async def test_peer_that_is_gone_does_not_hold_up_the_others() -> None:
     desk = Desk(lambda first, limit: None, honest)
     await desk.catch_up()
-    assert desk.state.height == len(CHAIN)
+    assert desk.state.height == LENGTH
     assert desk.peers.reachable_count == 1
 
 
 def forge_certificate(first: int, limit: int) -> tuple[bytes, int]:
     """The right blocks, signed by nobody."""
-    block, _ = CHAIN[first - 1]
+    block, _ = get_chain()[first - 1]
     certificate = encode(Certificate(first, 0, bytes(32), (), ()))
     return msgspec.msgpack.encode([(block, certificate)]), 10**6
 
@@ -122,7 +122,7 @@ def forge_certificate(first: int, limit: int) -> tuple[bytes, int]:
 async def test_peer_that_serves_rubbish_is_passed_over(answer: Answer) -> None:
     desk = Desk(answer, honest)
     await desk.catch_up()
-    assert desk.state.height == len(CHAIN)
+    assert desk.state.height == LENGTH
     asked = len(desk.asked)
     liar = desk.peers.all[0]
     await desk.sync.pull(liar)
@@ -131,7 +131,7 @@ async def test_peer_that_serves_rubbish_is_passed_over(answer: Answer) -> None:
 
 async def test_blocks_that_do_not_follow_ours_are_no_progress_and_no_loop() -> None:
     # The first block over and over: known already once it was taken.
-    desk = Desk(lambda first, limit: (msgspec.msgpack.encode(CHAIN[:1]), 10**6))
+    desk = Desk(lambda first, limit: (msgspec.msgpack.encode(get_chain()[:1]), 10**6))
     await desk.catch_up()
     assert desk.state.height == 1
     assert len(desk.asked) <= 3

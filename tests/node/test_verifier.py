@@ -132,7 +132,7 @@ async def test_record_is_fetched_validated_and_held(tmp_path: Path) -> None:
     async with working(desk):
         await wait_until(lambda: desk.said)
     assert desk.said == [Hold(submission)]
-    assert desk.retracer.asked == [("validate", 0)]
+    assert desk.retracer.asked.count(("validate", 0)) == 1
     assert not desk.blobs.get_missing(UPLOAD.files)
 
 
@@ -165,7 +165,7 @@ async def test_invalid_record_is_never_held(tmp_path: Path) -> None:
         desk.advance()
         await asyncio.sleep(0)
     assert desk.said == []
-    assert desk.retracer.asked == [("validate", 0)], "it is not validated over and over"
+    assert desk.retracer.asked.count(("validate", 0)) == 1, "not over and over"
 
 
 async def test_every_duty_is_answered_once(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ async def test_restarted_verifier_does_what_the_chain_lacks_and_no_more(tmp_path
     desk.ledger.apply([desk.ledger.attest(submission, duty) for duty in mine[:2]])
     async with working(desk):
         await wait_until(lambda: desk.say_count(Attest) == 2)
-    assert sorted(interval for _, interval in desk.retracer.asked) == sorted(
+    assert sorted(k for kind, k in desk.retracer.asked if kind == "retrace") == sorted(
         duty.interval for duty in mine[2:]
     )
 
@@ -308,7 +308,7 @@ async def test_other_device_class_means_silence(
     async with working(desk):
         await wait_until(lambda: len(desk.verifier.done) == 5)
     assert desk.said == []
-    assert desk.retracer.asked == []
+    assert desk.retracer.asked == [("start", 0)]
     slugs = [getattr(record, "slug", "") for record in caplog.records]
     assert slugs.count("device-class") == 5
 

@@ -30,7 +30,7 @@ from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from milepost_ml.files import Manifest, ManifestFile, compute_file_names, encode_manifest
 from milepost_node.app import make_app
-from milepost_node.errors import InvalidRequest
+from milepost_node.errors import InvalidRequest, PeerError
 from milepost_node.jobs import Retrace, StepCommitment
 from milepost_node.node import Node
 from milepost_node.settings import Limits, Settings, read_settings
@@ -97,6 +97,9 @@ class ScriptedRetracer:
     stall: bool = False
     """Whether retracing never comes to an end."""
     stopped: bool = False
+
+    async def start(self) -> None:
+        self.asked.append(("start", 0))
 
     async def get_device_class(self) -> str:
         return DEVICE
@@ -176,6 +179,23 @@ class MemoryNetwork(httpx.AsyncBaseTransport):
         return await node.handle_async_request(request)
 
 
+class MemoryPoster:
+    """What `Channel` is over TCP, over the network in memory."""
+
+    def __init__(self, network: MemoryNetwork, url: str) -> None:
+        self._client = httpx.AsyncClient(transport=network, base_url=url)
+
+    async def post(self, path: str, body: bytes, headers: dict[str, str]) -> int:
+        try:
+            answer = await self._client.post(path, content=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise PeerError("refused") from error
+        return answer.status_code
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
 def make_named_genesis(count: int, params: Params = FAST) -> Genesis:
     """Members node-0 ... at http://node-0 ..., and one submitter."""
     genesis = make_genesis(count, params=params)
@@ -237,6 +257,7 @@ class Cluster:
         node = Node(
             settings,
             client=httpx.AsyncClient(transport=self.network),
+            open_poster=lambda url: MemoryPoster(self.network, url),
             retracer=self.retracers[index],
         )
         self.nodes[index] = node
