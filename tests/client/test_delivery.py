@@ -229,7 +229,14 @@ def test_ctrl_c_while_waiting_is_130_and_says_how_to_go_on(desk: Desk) -> None:
     with running(Script(desk.chain, obey)) as nodes:
         desk.write_profile(*nodes)
         command = get_command(["submit", desk.run, "--wait", "--network", desk.folder])
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A test run in the background of a shell hands down that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         assert child.stderr is not None
         for line in child.stderr:
             if line.startswith("Decided"):
