@@ -22,7 +22,7 @@ demo: $(STAMP)  ## seven nodes, one of them a liar, verify a real training run a
 	$(BIN)/milepost demo
 
 test: $(STAMP)  ## everything that CI runs: all tests, slow and end-to-end ones included
-	@echo "milepost: all tests (about seven minutes on two cores)"
+	@echo "milepost: all tests (about five minutes on two cores)"
 	$(BIN)/pytest -n 2 --dist worksteal -m "not e2e"
 	$(BIN)/pytest -m e2e
 
