@@ -82,7 +82,7 @@ def accepted(net: DevNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert view["height"] > 0
     assert (view["coverage"]["intervals"], view["coverage"]["retraced"]) == (5, 5)
     assert view["checked_against_trust"] is True
-    assert "Retracing" in done.err
+    assert "Decided" in done.err
     return run
 
 
@@ -333,7 +333,8 @@ def test_the_client_goes_on_when_a_node_dies_and_the_chain_survives_a_restart(
         child = net.start("submit", record_tiny_run(tmp_path, seed=15), "--wait", "--json")
         assert child.stderr is not None
         told = ""
-        while "Retracing" not in told:
+        # Held by the others by then; a fast retracing may pass between two looks of the client.
+        while not ("Retracing" in told or "Witnessing" in told):
             line = child.stderr.readline()
             assert line, told
             told += line
