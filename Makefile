@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Several processes share the cores while tests run: threads that wait should sleep, not spin.
+SHARED := OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench lint types imports fast lock clean
@@ -23,8 +25,8 @@ demo: $(STAMP)  ## seven nodes, one of them a liar, verify a real training run a
 
 test: $(STAMP)  ## everything that CI runs: all tests, slow and end-to-end ones included
 	@echo "milepost: all tests (about five minutes on two cores)"
-	$(BIN)/pytest -n 2 --dist worksteal -m "not e2e"
-	$(BIN)/pytest -m e2e
+	$(SHARED) $(BIN)/pytest -n 2 --dist worksteal -m "not e2e"
+	$(SHARED) $(BIN)/pytest -m e2e
 
 check: lint types imports fast  ## lint, types, import rules and fast tests, under two minutes
 
@@ -39,7 +41,7 @@ imports: $(STAMP)  ## who may import whom
 	$(BIN)/lint-imports
 
 fast: $(STAMP)  ## tests that neither train nor start processes
-	$(BIN)/pytest -q -n 2 -m "not slow and not e2e"
+	$(SHARED) $(BIN)/pytest -q -n 2 -m "not slow and not e2e"
 
 bench: $(STAMP)  ## measured ratios: recorder overhead, block latency, submit to verdict
 	$(BIN)/python -m tests.bench

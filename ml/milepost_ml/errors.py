@@ -27,3 +27,19 @@ class RecordingError(MilepostMLError):
     """The training script cannot be recorded as it stands, or left what it declared."""
 
     slug = "not-recordable"
+
+
+class RefusedOperator(RuntimeError):
+    """Exact arithmetic has no kernel for an operator, or not for these arguments of it.
+
+    Not a MilepostMLError: it travels through PyTorch as PyTorch's own errors do, and whoever asked
+    for exact arithmetic says what it means for a record.
+    """
+
+    def __init__(self, operator: str, reason: str = "") -> None:
+        super().__init__(
+            f"{operator} has no exact kernel{': ' if reason else ''}{reason}."
+            " What is not part of the run belongs inside `with run.paused():`"
+        )
+        self.operator, self.reason = operator, reason
+        """ATen's name, such as "aten.linalg_svd.default"."""

@@ -15,6 +15,10 @@ from milepost_consensus.members import compute_network_id
 from milepost_consensus.params import Params
 from milepost_consensus.submissions import Hold, compute_tx_id, make_tx
 from milepost_consensus.views import to_view
+from tests.reference import training
+from tests.reference.cases import make_cases
+from tests.reference.layer_cases import make_layer_cases
+from tests.reference.vectors import render_cases
 from tests.support.ledger import Ledger, make_genesis, make_hash, make_record, make_signer
 
 FOLDER = Path(__file__).parent
@@ -139,6 +143,12 @@ VECTORS = {
     "flagging.json": make_flags,
 }
 
+EXACT = {
+    "exact/operators.json": lambda: render_cases([*make_cases(), *make_layer_cases()]),
+    "exact/training.json": training.render,
+}
+"""Vectors of exact arithmetic, computed by `tests.reference`: about a quarter of a minute."""
+
 
 def render(name: str) -> str:
     """The text of one vector file."""
@@ -146,6 +156,7 @@ def render(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in VECTORS:
-        (FOLDER / name).write_text(render(name))
+    for name in (*VECTORS, *EXACT):
+        text = EXACT[name]() if name in EXACT else render(name)
+        (FOLDER / name).write_text(text)
         print(f"wrote tests/vectors/{name}")

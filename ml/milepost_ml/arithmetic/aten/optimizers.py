@@ -1,0 +1,113 @@
+"""One optimizer step for all parameters: PyTorch's fused operators, rules E28 and E29."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from milepost_ml.arithmetic.select import get_backend
+from milepost_ml.arithmetic.table import computes, passes, refuse, require_float32
+
+passes("_foreach_add_.Scalar")  # the counters of steps: whole numbers
+
+
+def _validate(
+    name: str,
+    changed: Sequence[Sequence[Tensor]],
+    gradients: Sequence[Tensor],
+    unusual: tuple[bool, Tensor | None, Tensor | None],
+) -> Sequence[Tensor]:
+    """The gradients, contiguous, after checking everything that a step is given."""
+    if unusual != (False, None, None):
+        raise refuse(name, f"with maximize, grad_scale, found_inf = {unusual}")
+    for tensors in changed:
+        for tensor in tensors:
+            if tensor.dtype is not torch.float32 or not tensor.is_contiguous():
+                require_float32(name, tensors)
+                raise refuse(name, "a parameter or its state is not contiguous")
+    require_float32(name, gradients)
+    return [g if g.is_contiguous() else g.contiguous() for g in gradients]
+
+
+@computes("_fused_sgd_")
+def _sgd(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    *,
+    weight_decay: float,
+    momentum: float,
+    lr: float,
+    dampening: float,
+    nesterov: bool,
+    maximize: bool,
+    is_first_step: bool,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    name, unusual = "_fused_sgd_", (maximize, grad_scale, found_inf)
+    get_backend(parameters[0]).sgd(
+        parameters,
+        _validate(name, (parameters, momenta), gradients, unusual),
+        momenta,
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        first=is_first_step,
+    )
+
+
+def _adam(name: str, decoupled: bool) -> Any:
+    def step(
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        averages: Sequence[Tensor],
+        squares: Sequence[Tensor],
+        maxima: Sequence[Tensor],
+        steps: Sequence[Tensor],
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        weight_decay: float,
+        eps: float,
+        amsgrad: bool,
+        maximize: bool,
+        grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+    ) -> None:
+        changed, unusual = (
+            (parameters, averages, squares, maxima),
+            (maximize, grad_scale, found_inf),
+        )
+        get_backend(parameters[0]).adam(
+            parameters,
+            _validate(name, changed, gradients, unusual),
+            averages,
+            squares,
+            maxima if amsgrad else (),
+            steps,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=weight_decay,
+            eps=eps,
+            decoupled=decoupled,
+        )
+
+    return step
+
+
+computes("_fused_adam_")(_adam("_fused_adam_", decoupled=False))
+computes("_fused_adamw_")(_adam("_fused_adamw_", decoupled=True))
+
+
+def prepare_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Make a step of the optimizer one operator, which is what the rules are written for."""
+    for group in optimizer.param_groups:
+        group["foreach"], group["fused"] = False, True

@@ -1,0 +1,1 @@
+"""The operations of `backends.Backend` for processors: kernels compiled with Numba."""

@@ -1,0 +1,123 @@
+"""Compiles kernels and runs them on the threads that PyTorch already keeps.
+
+A kernel is one function over an array of 64-bit integers: `a[0]` counts the pieces of work handed
+out, `a[1:]` are addresses, sizes and float bits as its caller packed them.  It asks `take_chunk(a)`
+for the number of its next piece until there is none left.  Which thread does which piece cannot
+change a bit, because a piece holds whole results, never parts of a sum.
+
+Threads come from PyTorch's own OpenMP pool, so that two pools never fight for the same cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import math
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from numba import cfunc, types
+
+MAX_ARGUMENTS: Final = 48
+"""Integers that a kernel may be given."""
+
+_FLOAT: Final = struct.Struct("<f")
+_INT: Final = struct.Struct("<i")
+_SIGNATURE: Final = types.void(types.CPointer(types.int64))
+
+
+class _Pool(Protocol):
+    def __call__(self, function: int, data: int, threads: int, flags: int) -> None: ...
+
+
+@functools.cache
+def _find_pool() -> _Pool | None:
+    """GOMP_parallel of the OpenMP library that PyTorch has loaded; None if it uses another one."""
+    root = Path(torch.__file__).parent
+    for folder in (root / "lib", root.parent / "torch.libs"):
+        for path in sorted(folder.glob("libgomp*.so*")):
+            try:
+                start = ctypes.CDLL(str(path)).GOMP_parallel
+            except (OSError, AttributeError):
+                continue
+            start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            start.restype = None
+            return start
+    return None
+
+
+@functools.cache
+def _compute_source_digest() -> str:
+    """Of all modules that kernels are made from: Numba itself looks at one file only."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Kernel:
+    """A compiled kernel.  Compiled for the processor at hand when it is first called."""
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+        self._address = 0
+        self._call: Callable[[int], None] | None = None
+        self._local = threading.local()
+        functools.update_wrapper(self, function)
+        # The name under which Numba keeps compiled code has to change with all that goes into it.
+        function.__qualname__ += f".{_compute_source_digest()}"
+
+    def _compile(self) -> None:
+        options = {"nopython": True, "error_model": "numpy"}
+        try:
+            compiled = cfunc(_SIGNATURE, cache=True, **options)(self._function)
+        except RuntimeError:  # no folder that can be written for the compiled code
+            compiled = cfunc(_SIGNATURE, **options)(self._function)
+        self._compiled = compiled  # keeps the machine code alive
+        self._address = compiled.address
+        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
+
+    def __call__(self, pieces: int, *arguments: int) -> None:
+        """Run with these arguments, which follow the counter; `pieces` bounds useful threads."""
+        if self._call is None:
+            self._compile()
+        try:
+            buffer, address = self._local.buffer
+        except AttributeError:
+            buffer = (ctypes.c_int64 * MAX_ARGUMENTS)()
+            address = ctypes.addressof(buffer)
+            self._local.buffer = buffer, address
+        buffer[0] = 0
+        buffer[1 : 1 + len(arguments)] = arguments
+        threads = min(pieces, torch.get_num_threads())
+        pool = _find_pool() if threads > 1 else None
+        if pool is None:
+            assert self._call is not None
+            self._call(address)
+        else:
+            pool(self._address, address, threads, 0)
+
+
+def kernel(function: Callable[[Any], None]) -> Kernel:
+    """Decorator: make a function over packed integers a kernel."""
+    return Kernel(function)
+
+
+def pack_float(value: float) -> int:
+    """A float32's bits as a kernel argument; `lanes.unpack_float` reads it."""
+    try:
+        (bits,) = _INT.unpack(_FLOAT.pack(value))
+    except OverflowError:  # beyond the largest float32: infinity, as E4 rounds it
+        return pack_float(math.copysign(math.inf, value))
+    return int(bits)
+
+
+def pack_double(value: float) -> int:
+    """A float64's bits as a kernel argument; `lanes.unpack_double` reads it."""
+    (bits,) = struct.unpack("<q", struct.pack("<d", value))
+    return int(bits)

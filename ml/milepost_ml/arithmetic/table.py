@@ -1,0 +1,89 @@
+"""Which ATen operators exact arithmetic knows, and what becomes of each.
+
+An operator either passes to PyTorch, because each of its results is one IEEE operation, a copy or
+an integer; or it has a handler, which computes it by the rules of docs/spec/arithmetic.md; or it
+is not here and is refused.  Operators are keyed by overload, so that no variant slips through.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from milepost_ml.errors import RefusedOperator
+
+Handler = Callable[..., Any]
+
+HANDLERS: Final[dict[Any, Handler]] = {}
+"""By overload; an operator that passes is its own handler."""
+
+
+def get_overload(name: str) -> Any:
+    """The operator of a name such as "add.Tensor"; the overload "default" may be left out."""
+    base, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.aten, base), overload or "default")
+
+
+def passes(*names: str) -> None:
+    """PyTorch's own kernel computes these."""
+    for name in names:
+        overload = get_overload(name)
+        HANDLERS[overload] = overload
+
+
+def computes(*names: str) -> Callable[[Handler], Handler]:
+    """Decorator: the function computes the operators of these names."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            HANDLERS[get_overload(name)] = handler
+        return handler
+
+    return register
+
+
+def computes_in_place(name: str, handler: Handler) -> None:
+    """The operator `name` writes what `handler` computes into its first argument."""
+
+    def write(target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return target.copy_(handler(target, *args, **kwargs))
+
+    HANDLERS[get_overload(name)] = write
+
+
+def refuse(name: str, why: str) -> RefusedOperator:
+    """The error for an operator that exact arithmetic cannot compute this way."""
+    return RefusedOperator(name, why)
+
+
+def require_float32(name: str, tensors: Iterable[torch.Tensor | None]) -> None:
+    """Raises RefusedOperator unless all tensors that are there hold float32."""
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype is not torch.float32:
+            raise refuse(name, f"it is given {tensor.dtype}; exact arithmetic computes float32")
+
+
+class Dims(NamedTuple):
+    """Reduced dimensions, and the shape of the result with them kept as ones."""
+
+    dims: tuple[int, ...]
+    kept: tuple[int, ...]
+    elements: int
+    """Elements that one result is made of."""
+
+
+def normalize_dims(x: torch.Tensor, dims: Sequence[int] | int | None) -> Dims:
+    """Reduced dimensions as PyTorch means them: none given are all."""
+    listed = (dims,) if isinstance(dims, int) else tuple(dims or ())
+    return _normalize_dims(tuple(x.shape), listed)
+
+
+@functools.lru_cache(maxsize=1024)
+def _normalize_dims(shape: tuple[int, ...], dims: tuple[int, ...]) -> Dims:
+    chosen = sorted({dim % len(shape) for dim in dims} if dims and shape else range(len(shape)))
+    kept = tuple(1 if dim in chosen else size for dim, size in enumerate(shape))
+    return Dims(tuple(chosen), kept, math.prod(shape[dim] for dim in chosen))

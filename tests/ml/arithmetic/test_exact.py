@@ -1,0 +1,283 @@
+"""The mode: what it computes, passes and refuses, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from milepost_ml.arithmetic.aten.optimizers import prepare_optimizer
+from milepost_ml.arithmetic.exact import ExactMode
+from milepost_ml.errors import RefusedOperator
+from tests.support.threads import with_threads
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(generator.standard_normal(shape).astype(np.float32))
+
+
+def _bits(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().numpy().tobytes()
+
+
+# Against PyTorch ---------------------------------------------------------------------------------
+
+_X = _random(4, 6, 8, 8)
+_ROWS = _random(12, 20, seed=1)
+_PIXELS = torch.arange(256).view(4, 8, 8) % 6
+_TARGETS = torch.tensor([1, 5, 0, 3, 3, 19, 7, 2, 2, 11, 0, 4])
+
+_COMPUTATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+    "adaptive_avg_pool2d": (lambda x: functional.adaptive_avg_pool2d(x, (3, 5)), _X),
+    "add with alpha": (lambda x: torch.add(x, x * 2, alpha=0.3), _ROWS),
+    "amax": (lambda x: x.amax(1), _ROWS),
+    "attention": (
+        lambda x: functional.scaled_dot_product_attention(x, x * 0.5, x + 1, is_causal=True),
+        _X,
+    ),
+    "avg_pool2d": (lambda x: functional.avg_pool2d(x, 3, 2, 1), _X),
+    "baddbmm": (lambda x: torch.baddbmm(x[0], x[1], x[2], beta=0.5, alpha=2.0), _X),
+    "batch_norm": (lambda x: functional.batch_norm(x, None, None, training=True), _X),
+    "bce": (
+        lambda x: functional.binary_cross_entropy_with_logits(x, (_ROWS > 0).float()),
+        _ROWS,
+    ),
+    "clamp": (lambda x: x.clamp(-0.5, 0.7), _ROWS),
+    "conv1d": (lambda x: functional.conv1d(x[0], _random(3, 8, 3), padding=1), _X),
+    "conv2d": (
+        lambda x: functional.conv2d(x, _random(8, 3, 3, 3), _random(8), 2, 1, groups=2),
+        _X,
+    ),
+    "cross_entropy": (
+        lambda x: functional.cross_entropy(x, _TARGETS, ignore_index=3, label_smoothing=0.1),
+        _ROWS,
+    ),
+    "cross_entropy of images": (
+        lambda x: functional.cross_entropy(x, _PIXELS, weight=_X[0, :, 0, 0].abs()),
+        _X,
+    ),
+    "einsum": (lambda x: torch.einsum("nchw,ndhw->ncd", x, x), _X),
+    "embedding": (lambda x: functional.embedding(_TARGETS, x.t().contiguous()) ** 2, _ROWS),
+    "exp, log": (lambda x: (x.exp() + 1).log(), _ROWS),
+    "gather": (lambda x: x.gather(1, _TARGETS.view(-1, 1).expand(-1, 3) % 20) * 2, _ROWS),
+    "gelu": (lambda x: functional.gelu(x) + functional.gelu(x, approximate="tanh"), _ROWS),
+    "hardtanh": (functional.hardtanh, _ROWS),
+    "indexing": (lambda x: x[torch.tensor([0, 0, -1]), torch.tensor([1, 1, 2])] * 3, _ROWS),
+    "index_select": (lambda x: x.index_select(1, torch.tensor([3, 3, 0])) ** 3, _ROWS),
+    "layer_norm": (lambda x: functional.layer_norm(x, (8, 8), _random(8, 8), _random(8, 8)), _X),
+    "leaky_relu": (lambda x: functional.leaky_relu(x, 0.2), _ROWS),
+    "lerp": (lambda x: torch.lerp(x, x * x, 0.3), _ROWS),
+    "linear": (lambda x: functional.linear(x, _random(3, 8), _random(3)), _X),
+    "linear without rows": (lambda x: functional.linear(x[0], _random(3, 20)), _ROWS),
+    "log_softmax": (lambda x: x.log_softmax(0), _ROWS),
+    "max": (lambda x: x.max() + x.min(), _ROWS),
+    "max_pool2d": (lambda x: functional.max_pool2d(x, 3, 2, 1), _X),
+    "maximum": (lambda x: torch.maximum(x, x.flip(0)) - torch.minimum(x, x.flip(1)), _ROWS),
+    "mean": (lambda x: x.mean((0, 2)) + x.mean(), _X),
+    "mse": (lambda x: functional.mse_loss(x, x.detach() * 0.5 + 1), _ROWS),
+    "mv, dot": (lambda x: (x @ x[0]) * torch.dot(x[1], x[2]), _ROWS),
+    "norm": (lambda x: torch.linalg.vector_norm(x, dim=1), _ROWS),
+    "pow": (lambda x: (x**2 + 1) ** 0.5 + (x**2 + 1) ** -2 + x**5 + x**0, _ROWS),
+    "relu": (functional.relu, _ROWS),
+    "rsqrt": (lambda x: (x * x + 1).rsqrt(), _ROWS),
+    "rsub": (lambda x: 2 - x, _ROWS),
+    "sigmoid": (lambda x: x.sigmoid() * x.tanh(), _ROWS),
+    "silu": (functional.silu, _ROWS),
+    "smooth maximum": (lambda x: torch.where(x > 0, x, 0.1 * x).sum(1, keepdim=True), _ROWS),
+    "softmax": (lambda x: x.softmax(1), _X),
+    "std": (lambda x: x.std(1) + x.var((0, 1), keepdim=True).squeeze(), _ROWS),
+    "sub with alpha": (lambda x: torch.sub(x, x * x, alpha=0.3), _ROWS),
+    "sum of one number": (lambda x: x[0, 0].sum() * 2, _ROWS),
+}
+
+
+def _differentiate(compute: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    y = compute(x)
+    torch.autograd.backward(y, _random(*y.shape, seed=9))
+    assert x.grad is not None
+    return y.detach(), x.grad
+
+
+@pytest.mark.parametrize("name", _COMPUTATIONS)
+def test_means_what_pytorch_means(name: str) -> None:
+    compute, x = _COMPUTATIONS[name]
+    expected = _differentiate(compute, x)
+    with ExactMode():
+        found = _differentiate(compute, x)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", _COMPUTATIONS)
+def test_exact_bits_do_not_depend_on_threads(name: str) -> None:
+    compute, x = _COMPUTATIONS[name]
+    results = []
+    for threads in (1, 2):
+        with with_threads(threads), ExactMode():
+            results.append([_bits(tensor) for tensor in _differentiate(compute, x)])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (torch.optim.SGD, {"lr": 0.1}),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1}),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+        (torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1}),
+        (torch.optim.Adam, {"lr": 0.01, "amsgrad": True}),
+        (torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.95)}),
+    ],
+)
+def test_optimizers_mean_what_pytorch_means(
+    make: type[torch.optim.Optimizer], options: dict[str, object]
+) -> None:
+    states = []
+    for exact in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        optimizer = make(model.parameters(), **options)  # type: ignore[arg-type]
+        if exact:
+            prepare_optimizer(optimizer)
+        for step in range(4):
+            x = _random(6, 5, seed=step)
+            if exact:
+                with ExactMode():
+                    _train_step(model, optimizer, x)
+            else:
+                _train_step(model, optimizer, x)
+        states.append([p.detach().clone() for p in model.parameters()])
+    for mine, theirs in zip(*states, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def _train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    optimizer.zero_grad()
+    torch.autograd.backward((model(x) ** 2).sum())
+    optimizer.step()
+
+
+# Refusals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operator", "compute"),
+    [
+        ("_linalg_svd", lambda x: torch.linalg.svdvals(x)),
+        ("sin", lambda x: x.sin()),
+        ("cumsum", lambda x: x.cumsum(0)),
+        ("pow", lambda x: x**1.5),
+        ("mm", lambda x: x.double() @ x.double().t()),
+        ("_to_copy", lambda x: x.half()),
+        ("_to_copy", lambda x: x.long()),
+        ("convolution", lambda x: functional.conv_transpose2d(_X, _random(6, 2, 3, 3))),
+        ("convolution", lambda x: functional.conv3d(_X, _random(4, 4, 3, 3, 3))),
+        ("randn", lambda x: torch.randn(3)),
+        ("arange", lambda x: torch.arange(0, 1, 0.1)),
+        ("exponential_", lambda x: x.clone().exponential_()),
+        ("view.dtype", lambda x: x.view(torch.int32)),
+    ],
+)
+def test_refuses_by_name(operator: str, compute: Callable[[Tensor], object]) -> None:
+    with pytest.raises(RefusedOperator) as refusal, ExactMode():
+        compute(_ROWS[:4, :4].contiguous())
+    assert refusal.value.operator.startswith(operator)
+    assert operator in str(refusal.value)
+
+
+def test_refuses_optimizers_it_has_no_rule_for() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
+    prepare_optimizer(optimizer)
+    with ExactMode():
+        model(_random(4, 3)).sum().backward()
+        with pytest.raises(RefusedOperator, match="maximize"):
+            optimizer.step()
+
+
+def test_integers_and_counting_pass() -> None:
+    with ExactMode():
+        correct = (_ROWS.argmax(1) == _TARGETS).float().mean()
+        counts = torch.bincount(_TARGETS, minlength=20)
+        assert torch.arange(5, dtype=torch.float32).sum().item() == 10
+        assert (_TARGETS // 2 + 1).sum().item() == int(counts.sum()) + int((_TARGETS // 2).sum())
+    assert 0 <= correct.item() <= 1
+
+
+def test_out_of_range_targets_and_indices_are_errors() -> None:
+    with ExactMode():
+        with pytest.raises(IndexError):
+            functional.cross_entropy(_ROWS, torch.full((12,), 20))
+        with pytest.raises(IndexError):
+            functional.embedding(torch.tensor([3]), _random(3, 2))
+
+
+# Chance ------------------------------------------------------------------------------------------
+
+
+def test_draws_follow_from_seed_and_number() -> None:
+    mode = ExactMode()
+    with mode:
+        mode.reseed(77)
+        first, second = torch.rand(5), torch.empty(3).uniform_(2, 4)
+        mode.reseed(77)
+        again = torch.rand(5)
+        dropped = functional.dropout(torch.ones(10_000), 0.25)
+    words = np.random.Philox(key=np.array([77, 0], dtype=np.uint64)).random_raw(5)
+    assert first.tolist() == [float(word >> np.uint64(40)) / 2**24 for word in words]
+    assert torch.equal(first, again)
+    assert ((second >= 2) & (second <= 4)).all()
+    kept = dropped != 0
+    assert set(dropped[kept].tolist()) == {float(np.float32(1) / np.float32(0.75))}
+    assert 0.72 < kept.float().mean() < 0.78
+
+
+def test_draws_need_a_seed() -> None:
+    with ExactMode(), pytest.raises(RefusedOperator, match="reseed"):
+        functional.dropout(torch.ones(3), 0.5)
+
+
+# Staying and leaving -----------------------------------------------------------------------------
+
+
+def test_leaves_nothing_behind() -> None:
+    def get_flags() -> tuple[bool, bool]:
+        backend: Any = torch.backends.cuda
+        return backend.flash_sdp_enabled(), backend.math_sdp_enabled()
+
+    flags = get_flags()
+    mode = ExactMode()
+    for _ in range(2):
+        with pytest.raises(RefusedOperator), mode:
+            _ROWS.sin()
+        with mode:
+            assert get_flags() == (False, True)
+    assert get_flags() == flags
+    assert _ROWS.sin().shape == _ROWS.shape
+
+
+def test_is_active_in_its_own_thread_only() -> None:
+    results = []
+    with ExactMode():
+        other = threading.Thread(target=lambda: results.append(_ROWS.sin()))
+        other.start()
+        other.join()
+    assert len(results) == 1
+
+
+def test_nan_stays_nan_and_subnormals_stay() -> None:
+    tiny = torch.tensor([[1e-40, -1e-40]])
+    with ExactMode():
+        assert (tiny @ torch.ones(2, 1)).item() == 0.0
+        assert (tiny @ torch.tensor([[1.0], [0.0]])).item() == tiny[0, 0].item() != 0.0
+        assert torch.relu(torch.tensor([float("nan")])).isnan().all()
+        assert torch.softmax(torch.tensor([float("nan"), 1.0]), 0).isnan().all()
