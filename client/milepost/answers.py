@@ -23,7 +23,7 @@ from milepost.errors import CannotTell, WrongUsage
 from milepost.network import find_profile
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.light import Trust, verify_bundle
-from milepost_consensus.verdicts import UNDECIDED, VALID, Verdict
+from milepost_consensus.verdicts import PROFILE_MEANINGS, UNDECIDED, VALID, Verdict
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.snapshots import compute_stored_digest, read_header
 
@@ -168,6 +168,7 @@ class _Examination:
             "dataset_root": submit.dataset_root.hex(),
             "recipe": submit.recipe.hex(),
             "assurance": self._verdict.assurance,
+            "profile": self._verdict.profile,
         }
 
     def run(self, require_percent: float) -> Report:
@@ -317,6 +318,8 @@ class _Examination:
         detail = f"{coverage.retraced} of {coverage.intervals} intervals"
         if scores:
             detail += f" (agreed-differed: {scores})"
+        meaning = PROFILE_MEANINGS.get(verdict.profile)
+        detail += f"\nprofile {verdict.profile}" + (f": {meaning}" if meaning else "")
         if verdict.refuted:
             listed = ", ".join(str(refuted.interval) for refuted in verdict.refuted)
             return Check("retraced", FAIL, f"{detail}\ndo not retrace: {listed}")
@@ -331,8 +334,8 @@ class _Examination:
         return Check(
             "verdict",
             state,
-            f"{verdict.outcome} · {verdict.reason} · assurance {verdict.assurance} · rule"
-            f" {verdict.rule} · block {verdict.height}",
+            f"{verdict.outcome} · {verdict.reason} · assurance {verdict.assurance} · profile"
+            f" {verdict.profile} · rule {verdict.rule} · block {verdict.height}",
         )
 
 

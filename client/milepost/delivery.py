@@ -63,6 +63,7 @@ class Delivery(NamedTuple):
             "interval": refuted.interval if refuted is not None else None,
             "step": refuted.step if refuted is not None else None,
             "assurance": verdict.assurance if verdict is not None else None,
+            "profile": verdict.profile if verdict is not None else None,
             "coverage": self.coverage.to_view() if self.coverage is not None else None,
             "proof": str(self.proof) if self.proof is not None else None,
             "checked_against_trust": self.checked,

@@ -166,11 +166,13 @@ def write_network(
     name: str,
     nodes: int,
     malicious: Mapping[int, str] | None = None,
+    threads: Mapping[int, int] | None = None,
     params: Params | None = None,
     first_port: int = 0,
 ) -> tuple[NodeHome, ...]:
     """Write a new network of `nodes` validators that are verifiers too, and one submitter.
 
+    `threads` says how many the workers of single nodes retrain with, one where it says nothing.
     Raises WrongUsage if the number of nodes is out of range or the folder is not empty.
     """
     if not 1 <= nodes <= MAX_NODES:
@@ -189,7 +191,7 @@ def write_network(
         )
         for i in range(nodes)
     )
-    members = [_write_home(home) for home in homes]
+    members = [_write_home(home, (threads or {}).get(i, 1)) for i, home in enumerate(homes)]
     submitter = write_key(folder / SUBMITTER_KEY)
     members.append(Member(submitter.public, "submitter", SUBMITTER, "submitter"))
     params = params or make_local_params(liars=len(malicious))
@@ -204,12 +206,13 @@ def write_network(
     return homes
 
 
-def _write_home(home: NodeHome) -> Member:
+def _write_home(home: NodeHome, threads: int) -> Member:
     home.home.mkdir()
     signer = write_key(home.home / "node.key")
     port = home.url.rpartition(":")[2]
     (home.home / "node.toml").write_text(
         f'host = "{HOST}"\nport = {port}\nname = "{home.name}"\nmalicious = "{home.malicious}"\n'
+        f"threads = {threads}\n"
     )
     return Member(signer.public, home.name, VALIDATOR | VERIFIER, home.name, home.url)
 

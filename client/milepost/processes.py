@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import httpx
@@ -22,8 +22,9 @@ import httpx
 from milepost.errors import MachineCannot, Unreachable, WrongUsage
 from milepost.network import NodeHome
 
-READY_SECONDS: Final = 180.0
-"""Node processes import a framework each; on two slow cores seven of them take their time."""
+READY_SECONDS: Final = 600.0
+"""Node processes import a framework each, and the first one on a machine compiles the kernels of
+exact arithmetic; on two slow cores seven of them take their time."""
 STOP_SECONDS: Final = 15.0
 POLL_SECONDS: Final = 0.1
 TAIL_LINES: Final = 15
@@ -41,8 +42,15 @@ class Death(NamedTuple):
 class LocalNetwork:
     """The running processes of some node homes.  Use as a context manager: leaving it stops all."""
 
-    def __init__(self, homes: Sequence[NodeHome]) -> None:
+    def __init__(
+        self,
+        homes: Sequence[NodeHome],
+        *,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """`environments` are variables that single nodes, by name, get besides this process's."""
         self.homes = tuple(homes)
+        self._environments = dict(environments or {})
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._tails: dict[str, deque[str]] = {}
         self._readers: dict[str, threading.Thread] = {}
@@ -70,6 +78,7 @@ class LocalNetwork:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, **self._environments.get(home.name, {})},
             )
             self._running[home.name] = process
             self._tails[home.name] = deque(maxlen=TAIL_LINES)
@@ -84,7 +93,7 @@ class LocalNetwork:
         seconds: float = READY_SECONDS,
         on_ready: Callable[[NodeHome], None] = lambda home: None,
     ) -> None:
-        """Return once every node says that it is ready; `on_ready` hears of each.
+        """Return once every node is ready and knows what it can retrain; `on_ready` hears of each.
 
         Raises MachineCannot (slug node-died) if one ends first, Unreachable if one takes too long.
         """
@@ -93,7 +102,7 @@ class LocalNetwork:
         with httpx.Client(timeout=2.0, trust_env=False) as http:
             while waiting:
                 for home in list(waiting):
-                    if _get_health(http, home.url) == 200:
+                    if _get_health(http, home.url) == 200 and _can_retrain(http, home.url):
                         waiting.remove(home)
                         on_ready(home)
                 for death in self.find_deaths():
@@ -146,6 +155,14 @@ def _keep_tail(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
     with process.stdout as stream:
         for line in stream:
             tail.append(line.decode(errors="replace").rstrip()[:500])
+
+
+def _can_retrain(http: httpx.Client, url: str) -> bool:
+    """Whether the node has found out which device classes it repeats; until then it is idle."""
+    try:
+        return bool(http.get(f"{url}/v1/status").json().get("device_classes"))
+    except (httpx.HTTPError, ValueError):
+        return False
 
 
 def _get_health(http: httpx.Client, url: str) -> int | None:

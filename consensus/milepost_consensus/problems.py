@@ -107,7 +107,8 @@ PROBLEMS: dict[str, Problem] = {
         "Arithmetic profile unknown",
         "Verifiers can only repeat arithmetic they implement. The profile named in the submission"
         " is none of these.",
-        "Record with a profile that `milepost status` lists for the network.",
+        "Record with a profile that `milepost status` lists for the network: `exact`, `rounded` or"
+        " `class`.",
     ),
     "bad-proof": Problem(
         "Proof inconsistent",
@@ -201,11 +202,12 @@ PROBLEMS: dict[str, Problem] = {
         "Restore the data file that the recorder wrote, or record the run again.",
     ),
     "device-class": Problem(
-        "Recorded on another kind of machine",
+        "This machine cannot repeat the arithmetic",
         "A run of profile `class` repeats bit for bit only on the device class on which it was"
-        " recorded. A verifier of another class stays silent, because its answer would be wrong.",
-        "Record on a device class that the network's verifiers have (`milepost show NODE`), or run"
-        " verifiers of that class.",
+        " recorded; runs of profile `exact` or `rounded` need a verifier that knows their version."
+        " A verifier that does not stays silent, because its answer would be wrong.",
+        "Record with profile `exact`, which every processor repeats, or with what the network's"
+        " verifiers retrain (`milepost status` lists it).",
     ),
     "duplicate": Problem(
         "Submitted already",
@@ -292,6 +294,14 @@ PROBLEMS: dict[str, Problem] = {
         "Something answers at the address of one of the network's nodes. Starting the same node"
         " twice would make it look dishonest.",
         "Use the running network, or stop it in its terminal first.",
+    ),
+    "no-exact-kernel": Problem(
+        "No exact arithmetic for an operator",
+        "Profile `exact` computes every operator in a written order, so that all processors get"
+        " the same bits. The operator named has no such rule yet, or not for these arguments.",
+        "Leave `profile=` out and the run is recorded with the next profile that computes it; or"
+        " use another operator in the model. Code in the loop that is not part of the run, such as"
+        " an evaluation, goes inside `with run.paused():`.",
     ),
     "no-network": Problem(
         "No network named",

@@ -36,8 +36,11 @@ ATTEST: Final = "attest"
 WITNESS: Final = "witness"
 PANEL_VOTE: Final = "panel-vote"
 
-PROFILES: Final = ("class",)
-"""Arithmetic profiles that this release can retrain."""
+EXACT: Final = "exact"
+ROUNDED: Final = "rounded"
+CLASS: Final = "class"
+PROFILES: Final = (EXACT, ROUNDED, CLASS)
+"""Arithmetic profiles that this release can retrain, the strongest first."""
 
 
 class Submit(Wire, frozen=True):
@@ -57,7 +60,8 @@ class Submit(Wire, frozen=True):
     records: Uint
     profile: str
     device_class: str
-    """What retraining must run on to repeat bit for bit; profile `class` only."""
+    """What repeats the arithmetic: for profile `class` the kind of machine, for the others the
+    profile's name and version ("exact/1"), which every machine can compute."""
     steps: Uint
     steps_per_interval: Uint
     snapshots: tuple[bytes, ...]
@@ -213,6 +217,20 @@ def get_interval_steps(submit: Submit, interval: int) -> range:
     return range(first, min(first + submit.steps_per_interval, submit.steps))
 
 
+def validate_device_class(profile: str, device_class: str) -> None:
+    """Raises InvalidTransaction unless a device class belongs to a profile.
+
+    Verifiers choose by the device class alone, so it must never promise another arithmetic than
+    the one that retraining would use.
+    """
+    family = device_class.partition("/")[0]
+    if family != profile if profile != CLASS else family in (EXACT, ROUNDED):
+        raise InvalidTransaction(
+            f"device class {device_class!r} does not belong to arithmetic profile {profile!r}",
+            slug="bad-profile",
+        )
+
+
 def validate_submit(submit: Submit) -> None:
     """Raises InvalidInput unless a submission is well formed in itself (no state needed)."""
     validate_text("name", submit.name)
@@ -222,6 +240,7 @@ def validate_submit(submit: Submit) -> None:
             f"arithmetic profile {submit.profile!r} is not one of {', '.join(PROFILES)}",
             slug="bad-profile",
         )
+    validate_device_class(submit.profile, submit.device_class)
     validate_uint("records", submit.records, low=1, high=MAX_RECORDS)
     validate_uint("size_bytes", submit.size_bytes, low=1, high=MAX_SUBMISSION_BYTES)
     validate_uint(

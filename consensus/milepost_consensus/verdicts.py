@@ -6,6 +6,7 @@ from math import comb
 from typing import Final, NamedTuple
 
 from milepost_consensus.encoding import Uint, Wire
+from milepost_consensus.submissions import CLASS, EXACT, ROUNDED
 
 VALID: Final = "VALID"
 INVALID: Final = "INVALID"
@@ -14,6 +15,14 @@ UNDECIDED: Final = "UNDECIDED"
 FULL: Final = "FULL"
 SAMPLED: Final = "SAMPLED"
 ANCHORED_ONLY: Final = "ANCHORED"
+
+
+PROFILE_MEANINGS: Final = {
+    EXACT: "equal bits on every processor",
+    ROUNDED: "float64 rounded to float32, equal bits nearly always",
+    CLASS: "equal bits on machines of the recorder's device class",
+}
+"""What it means that retraining under an arithmetic profile agreed."""
 
 
 class IntervalResult(Wire, frozen=True):
@@ -48,6 +57,7 @@ class Verdict(Wire, frozen=True):
     """One line in words."""
     assurance: str
     profile: str
+    """What retraining compared: with `exact`, the same bits on every processor."""
     rule: str
     intervals: Uint
     retraced: tuple[IntervalResult, ...]

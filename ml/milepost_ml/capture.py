@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch.fx import Node as TracedNode
 
+from milepost_ml.arithmetic.profiles import Profile, default_dtype
+from milepost_ml.arithmetic.rounded import Widened
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.graph import DTYPE_NAMES, GraphRunner
 from milepost_ml.nodes import (
@@ -29,8 +31,7 @@ from milepost_ml.nodes import (
     validate_graph,
 )
 from milepost_ml.operators import DTYPES, OPERATORS, Argument, get_instead
-
-Loss = Callable[[Any, Any], torch.Tensor]
+from milepost_ml.rehearsal import Loss, Rehearsal, StepModule
 
 _DTYPE_NAMES: Final = {getattr(torch, name): name for name in DTYPES}
 _CHECKS: Final = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async"})
@@ -46,18 +47,6 @@ _WITHOUT_EFFECT: Final[dict[str, tuple[Any, ...]]] = {
     "path": (None,),
 }
 """Arguments that recipes leave out, with the values that make no difference on a CPU."""
-
-
-class StepModule(torch.nn.Module):
-    """The forward-and-loss computation of one step: all tensors but the last go into the model."""
-
-    def __init__(self, model: torch.nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self._loss = (loss,)  # in a tuple, so that a loss module is not registered as a part
-
-    def forward(self, *batch: torch.Tensor) -> torch.Tensor:
-        return self._loss[0](self.model(*batch[:-1]), batch[-1])
 
 
 class Captured(NamedTuple):
@@ -133,6 +122,8 @@ class _Translator:
         self._numbers: dict[TracedNode, int] = {}
         self.inputs: list[Input] = []
         self.nodes: list[Node] = []
+        self.places: list[str] = []
+        """For people: where each node comes from."""
 
     def translate(self, program: torch.export.ExportedProgram) -> Graph:
         signature = program.graph_signature
@@ -178,6 +169,7 @@ class _Translator:
         )
         self._numbers[node] = len(self.inputs) + len(self.nodes)
         self.nodes.append(Node(name, args))
+        self.places.append(_get_place(node))
 
     def _translate(self, argument: Argument, value: Any, name: str, node: TracedNode) -> Value:
         if isinstance(value, list | tuple):
@@ -247,22 +239,31 @@ def _unknown(name: str, node: TracedNode) -> RecordingError:
 
 
 def capture(
-    model: torch.nn.Module, loss: Loss, batch: Sequence[torch.Tensor], *, generator_seed: int
+    model: torch.nn.Module,
+    loss: Loss,
+    batch: Sequence[torch.Tensor],
+    *,
+    generator_seed: int,
+    profile: Profile,
 ) -> Captured:
     """Capture forward and loss of a model in training mode and check that they repeat.
 
-    `batch` is one batch of every data tensor.  The graph is run once beside the module itself, on
-    copies and from the same generator seed; loss and gradients must agree bit for bit.  Neither
-    the model nor torch's generator is changed.  Raises RecordingError: unknown-operator,
-    cannot-capture.
+    `batch` is one batch of every data tensor, as it is recorded.  The graph is run once beside the
+    module itself, in the profile's arithmetic, on copies and from the same generator seed; loss
+    and gradients must agree bit for bit.  Neither the model nor torch's generator is changed.
+    Raises RecordingError: unknown-operator, cannot-capture, no-exact-kernel.
     """
-    original = StepModule(model, loss)
+    original = StepModule(copy.deepcopy(model), loss)
+    Widened((*original.model.parameters(), *original.model.buffers()), profile)
     # Tracing leaves traces in some layers (LSTM keeps what it saw), so a copy is traced.
     module = copy.deepcopy(original)
-    graph = _Translator(_get_canonical_names(module)).translate(_export(module, batch))
-    _validate(graph, model, batch)
-    trained = _compare_with_module(original, graph, batch, generator_seed)
-    return Captured(graph, trained)
+    computed = [tensor.to(profile.get_dtype(tensor.dtype)) for tensor in batch]
+    translator = _Translator(_get_canonical_names(module))
+    with default_dtype(profile.dtype):
+        graph = translator.translate(_export(module, computed))
+    _validate(graph, model, batch, profile)
+    rehearsal = Rehearsal(original, graph, computed, generator_seed, profile)
+    return Captured(graph, rehearsal.compare(translator.places))
 
 
 def _describe(tensor: torch.Tensor) -> tuple[str, tuple[int, ...]]:
@@ -272,7 +273,9 @@ def _describe(tensor: torch.Tensor) -> tuple[str, tuple[int, ...]]:
     return name, tuple(tensor.shape)
 
 
-def _validate(graph: Graph, model: torch.nn.Module, batch: Sequence[torch.Tensor]) -> None:
+def _validate(
+    graph: Graph, model: torch.nn.Module, batch: Sequence[torch.Tensor], profile: Profile
+) -> None:
     known = {
         "parameter": {name for name, _ in model.named_parameters()},
         "buffer": {name for name, _ in model.named_buffers()},
@@ -283,74 +286,6 @@ def _validate(graph: Graph, model: torch.nn.Module, batch: Sequence[torch.Tensor
     data = {f"data.{index}": _describe(tensor) for index, tensor in enumerate(batch)}
     try:
         validate_graph(graph, known)
-        GraphRunner(graph).validate({"parameter": shapes, "buffer": shapes, "data": data})
+        GraphRunner(graph).validate({"parameter": shapes, "buffer": shapes, "data": data}, profile)
     except InvalidRecord as error:
         raise _refuse(str(error), error.slug) from error
-
-
-def _run_module(
-    module: StepModule, batch: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-    """Loss and gradients by eager PyTorch, on a copy of the module."""
-    twin = copy.deepcopy(module)
-    loss = twin(*batch)
-    _require_scalar(loss)
-    twin.model.zero_grad(set_to_none=True)
-    loss.backward()
-    return loss, {name: tensor.grad for name, tensor in twin.model.named_parameters()}
-
-
-def _run_graph(
-    module: StepModule, graph: Graph, batch: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-    """Loss and gradients by the interpreter, on copies of the module's tensors."""
-    parameters = {
-        name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
-        for name, tensor in module.model.named_parameters()
-    }
-    buffers = {name: tensor.clone() for name, tensor in module.model.named_buffers()}
-    data = {f"data.{index}": tensor for index, tensor in enumerate(batch)}
-    loss = GraphRunner(graph).run({"parameter": parameters, "buffer": buffers, "data": data})
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss, {name: tensor.grad for name, tensor in parameters.items()}
-
-
-def _require_scalar(loss: Any) -> None:
-    if not isinstance(loss, torch.Tensor) or loss.shape != () or loss.dtype != torch.float32:
-        raise _refuse("loss(output, target) must give one float32 number; check loss= of the run")
-    if not loss.requires_grad:
-        raise _refuse("the loss depends on no parameter that can be trained")
-
-
-def _compare_with_module(
-    module: StepModule, graph: Graph, batch: Sequence[torch.Tensor], generator_seed: int
-) -> frozenset[str]:
-    """The parameters with a gradient, after checking that graph and module agree on all bits."""
-    state = torch.random.get_rng_state()
-    try:
-        torch.random.manual_seed(generator_seed)
-        loss, expected = _run_module(module, batch)
-        torch.random.manual_seed(generator_seed)
-        repeated, found = _run_graph(module, graph, batch)
-    finally:
-        torch.random.set_rng_state(state)
-    for name, gradient in expected.items():
-        other = found[name]
-        if gradient is not None and gradient.is_sparse:
-            raise _refuse(f"{name} has sparse gradients; use sparse=False", "unknown-operator")
-        if (gradient is None) != (other is None) or (
-            gradient is not None and other is not None and not _is_same(gradient, other)
-        ):
-            raise _refuse(
-                f"the captured graph does not give the gradient of {name} that your model gives."
-                " Does forward use Python or numpy randomness, the time, or state that is neither"
-                " parameter nor buffer?"
-            )
-    if not _is_same(loss, repeated):
-        raise _refuse("the captured graph does not give the loss that your model gives")
-    return frozenset(name for name, gradient in expected.items() if gradient is not None)
-
-
-def _is_same(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Equality of all bits; NaN equals NaN."""
-    return left.detach().numpy().tobytes() == right.detach().numpy().tobytes()

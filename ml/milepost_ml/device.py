@@ -22,13 +22,15 @@ _KAT_SEED: Final = 20260101
 _KAT_STEPS: Final = 3
 
 
-def configure_torch() -> None:
+def configure_torch(*, threads: int | None = 1) -> None:
     """Put torch into the state in which records are made and retraced.
 
-    One thread, deterministic algorithms, float32, denormal numbers kept, no reduced-precision
-    products.  Changes the settings of the whole process.
+    One thread (or another number, or None for as many as there are), deterministic algorithms,
+    float32, denormal numbers kept, no reduced-precision products.  Changes the settings of the
+    whole process.
     """
-    torch.set_num_threads(1)
+    if threads is not None:
+        torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Listed operators never read memory they have not written; filling it costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -99,12 +101,13 @@ def compute_device_class() -> str:
     )
 
 
-def describe_environment() -> dict[str, str | int]:
-    """For people: what a run was recorded on."""
+def describe_environment(device_class: str) -> dict[str, str | int]:
+    """For people: what a run of this device class was recorded on."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
         "processors": os.cpu_count() or 0,
-        "device_class": compute_device_class(),
+        "threads": torch.get_num_threads(),
+        "device_class": device_class,
     }

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from milepost_ml.arithmetic.profiles import Profile, default_dtype
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.nodes import DType, Graph, Infinity, Item, Node, Ref
 from milepost_ml.operators import DTYPES, OPERATORS
@@ -98,6 +99,10 @@ def _plan(node: Node, device: str | None) -> _Step:
     return step
 
 
+def _unfit(what: str) -> InvalidRecord:
+    return InvalidRecord(f"the recipe cannot be used: {what}", slug="bad-recipe")
+
+
 class GraphRunner:
     """A graph made ready to run any number of times."""
 
@@ -105,14 +110,20 @@ class GraphRunner:
         self._graph = graph
         self._plan = [_plan(node, None) for node in graph.nodes]
 
-    def run(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    def run(
+        self,
+        tensors: Mapping[str, Mapping[str, torch.Tensor]],
+        watch: Callable[[Any], None] | None = None,
+    ) -> torch.Tensor:
         """The loss; `tensors` maps "parameter", "buffer" and "data" to tensors by name.
+
+        `watch` is shown the result of every node, in order.
 
         Buffers are updated in place, as the model does.  Whatever PyTorch refuses (shapes, indices,
         in-place changes autograd forbids) comes as the exception that PyTorch raises.
         """
         values = [tensors[item.source][item.name] for item in self._graph.inputs]
-        return self._run(self._plan, values)
+        return self._run(self._plan, values, watch)
 
     def _run(
         self,
@@ -136,11 +147,14 @@ class GraphRunner:
         loss: torch.Tensor = values[self._graph.loss]
         return loss
 
-    def validate(self, shapes: Mapping[str, Mapping[str, tuple[str, Sequence[int]]]]) -> None:
+    def validate(
+        self, shapes: Mapping[str, Mapping[str, tuple[str, Sequence[int]]]], profile: Profile
+    ) -> None:
         """Raises InvalidRecord (bad-recipe) if the graph does not fit together or is too large.
 
-        `shapes` maps each source to (safetensors dtype, shape) by name.  The graph is run on
-        tensors without memory, so that absurd sizes cost nothing to find.
+        `shapes` maps each source to (safetensors dtype, shape) by name; tensors are computed in
+        the profile's types.  The graph is run on tensors without memory, so that absurd sizes cost
+        nothing to find.
         """
         total = 0
 
@@ -148,29 +162,28 @@ class GraphRunner:
             nonlocal total
             for tensor in value if isinstance(value, list | tuple) else (value,):
                 total += tensor.numel()
+                if (
+                    tensor.dtype.is_floating_point
+                    and profile.get_dtype(tensor.dtype) != tensor.dtype
+                ):
+                    raise _unfit(f"a part of it computes in {tensor.dtype}")
             if total > MAX_VALUES:
-                raise InvalidRecord(
-                    f"the recipe cannot be used: one step makes over {MAX_VALUES} values",
-                    slug="bad-recipe",
-                )
+                raise _unfit(f"one step makes over {MAX_VALUES} values")
 
         plan = [_plan(node, "meta") for node in self._graph.nodes]
         values = []
         for item in self._graph.inputs:
             dtype, shape = shapes[item.source][item.name]
-            values.append(torch.empty(tuple(shape), dtype=TORCH_DTYPES[dtype], device="meta"))
+            computed = profile.get_dtype(TORCH_DTYPES[dtype])
+            values.append(torch.empty(tuple(shape), dtype=computed, device="meta"))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), default_dtype(profile.dtype):
                 loss = self._run(plan, values, watch)
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-            raise InvalidRecord(
-                f"the recipe cannot be used: its graph does not fit together"
-                f" ({str(error).splitlines()[0][:200]})",
-                slug="bad-recipe",
+            raise _unfit(
+                f"its graph does not fit together ({str(error).splitlines()[0][:200]})"
             ) from error
-        if loss.shape != () or loss.dtype != torch.float32:
-            raise InvalidRecord(
-                f"the recipe cannot be used: its loss is {loss.dtype} {list(loss.shape)}, not one"
-                " float32 number",
-                slug="bad-recipe",
+        if loss.shape != () or loss.dtype != profile.dtype:
+            raise _unfit(
+                f"its loss is {loss.dtype} {list(loss.shape)}, not one {profile.dtype} number"
             )

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from milepost_ml.digests import Array
 
 
+def unify_nans(array: Array) -> Array:
+    """The array, or a copy in which all NaNs are one value if there are any."""
+    if array.dtype.kind != "f" or not array.size or not np.isnan(array.min()):
+        return array
+    return np.where(np.isnan(array), array.dtype.type(np.nan), array)
+
+
 class ContentImage:
     """The byte stream of one content digest over tensors of fixed names, dtypes and shapes."""
 
@@ -39,6 +46,11 @@ class ContentImage:
         start = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         self._targets = [(start + place.start, place.stop - place.start) for place in places]
         self._specs = ordered
+        self._floats = [
+            array.reshape(-1)
+            for array in self.get_arrays().values()
+            if array.dtype.kind == "f" and array.size
+        ]
 
     @property
     def size_bytes(self) -> int:
@@ -53,6 +65,12 @@ class ContentImage:
         """
         for (target, size), source in zip(self._targets, addresses, strict=True):
             ctypes.memmove(target, source, size)
+
+    def unify_nans(self) -> None:
+        """Make all NaNs in it one value; costs a reading of the image where there is none."""
+        for values in self._floats:
+            if np.isnan(np.minimum.reduce(values)):
+                values[np.isnan(values)] = np.nan
 
     def compute_digest(self) -> bytes:
         """The content digest of what was last filled in."""

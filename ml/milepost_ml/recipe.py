@@ -16,14 +16,15 @@ from typing import Final
 import msgspec
 
 from milepost_consensus.crypto import compute_digest
+from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
+from milepost_consensus.submissions import PROFILES, validate_device_class
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
 
 FORMAT: Final = "milepost/recipe/1"
-PROFILE: Final = "class"
 MAX_RECIPE_BYTES: Final = 16 * 1024 * 1024
 MAX_TENSORS: Final = 10_000
 MAX_DATA: Final = 8
@@ -93,7 +94,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: Optimizer
     rates: tuple[tuple[int, float], ...]
     graph: Graph
-    profile: str = PROFILE
+    profile: str
     format: str = FORMAT
 
     @property
@@ -205,9 +206,13 @@ def _require(condition: bool, what: str) -> None:
 def validate_recipe(recipe: Recipe) -> None:
     """Raises InvalidRecord unless a verifier can follow the recipe within all limits."""
     _require(recipe.format == FORMAT, f"its format is not {FORMAT}")
-    _require(recipe.profile == PROFILE, f"its arithmetic profile is not {PROFILE!r}")
+    _require(recipe.profile in PROFILES, f"{recipe.profile[:16]!r} is no arithmetic profile")
     device = recipe.device_class
     _require(0 < len(device) <= 128 and device.isascii() and device.isprintable(), "device_class")
+    try:
+        validate_device_class(recipe.profile, device)
+    except InvalidInput as error:
+        raise _bad(str(error)) from error
     _require(_SEED.fullmatch(recipe.seed) is not None, "the seed is not 64 hexadecimal digits")
     _validate_plan(recipe)
     _validate_tensors(recipe)

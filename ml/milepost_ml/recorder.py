@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ import numpy as np
 import torch
 
 from milepost_consensus.params import MAX_INTERVALS, MAX_STEPS_PER_INTERVAL
+from milepost_consensus.submissions import EXACT, PROFILES
+from milepost_ml.arithmetic.profiles import Profile, make_profile
+from milepost_ml.arithmetic.session import Session
 from milepost_ml.capture import Captured, capture
-from milepost_ml.device import compute_device_class, configure_torch, describe_environment
+from milepost_ml.device import describe_environment
 from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.files import DATA
@@ -56,8 +60,10 @@ class Run:
     an integer below 2^256) fixes the order of the data and dropout; drawn if left out.  With
     `selfcheck`, the first interval is retraced in a process of its own as soon as it is recorded.
 
-    Puts torch on one thread with deterministic algorithms for the rest of the process, so that
-    verifiers can repeat the arithmetic.  Raises RecordingError for whatever cannot be recorded.
+    `profile` is the arithmetic: "exact", "rounded" or "class" (see `arithmetic.profiles`), or None
+    for the strongest that computes this model.  It is at work inside the loop over `batches` and
+    nowhere else.  Puts torch on deterministic algorithms for the rest of the process, profile
+    "class" also on one thread.  Raises RecordingError for whatever cannot be recorded.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class Run:
         every: int,
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
+        profile: str | None = None,
         selfcheck: bool = True,
         quiet: bool = False,
     ) -> None:
@@ -79,7 +86,10 @@ class Run:
                 f"every={every}: an interval has 1 to {MAX_STEPS_PER_INTERVAL:,} steps",
                 slug="bad-plan",
             )
-        configure_torch()
+        if profile is not None and profile not in PROFILES:
+            raise RecordingError(
+                f"profile={profile!r} is not one of {', '.join(PROFILES)}", slug="bad-profile"
+            )
         validate_model(model)
         describe_optimizer(optimizer, model)
         try:
@@ -91,6 +101,8 @@ class Run:
         self._name, self._every, self._parent = name, every, Path(folder)
         self._model, self._optimizer, self._loss = model, optimizer, loss
         self._quiet, self._selfcheck_wanted = quiet, selfcheck
+        self._profiles = PROFILES if profile is None else (profile,)
+        self._arithmetic: Session | None = None
         self._record: tuple[Scribe, StepTracker] | None = None
         self._check: subprocess.Popen[bytes] | None = None
         self._stopped = self._finished = False
@@ -110,12 +122,24 @@ class Run:
             raise RecordingError("run.batches() was called twice; a run is one loop")
         tensors = make_data(data)
         order = self._plan(len(tensors[0]), batch_size, steps)
-        recipe = self._declare(tensors, batch_size, order)
-        watch = StateWatch(recipe, self._model, self._optimizer)
-        scribe = self._open_record(recipe, watch, tensors)
-        tracker = StepTracker(self._model, self._optimizer, watch, scribe.take)
-        self._record = scribe, tracker
-        return self._iterate(tensors, order, steps, tracker)
+        profile, recipe = self._declare(tensors, batch_size, order)
+        arithmetic = Session(profile, self._model, self._optimizer)
+        try:
+            watch = StateWatch(recipe, self._model, self._optimizer, profile)
+            scribe = self._open_record(recipe, watch, tensors, profile)
+        except BaseException:
+            arithmetic.release()
+            raise
+        tracker = StepTracker(
+            self._model,
+            self._optimizer,
+            watch,
+            scribe.take,
+            loss_dtype=profile.dtype,
+            on_refusal=arithmetic.leave,
+        )
+        self._record, self._arithmetic = (scribe, tracker), arithmetic
+        return self._iterate(tensors, order, steps, tracker, arithmetic)
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch, once a batch.
@@ -130,6 +154,18 @@ class Run:
         if not self._stopped:
             self._record[1].log(loss)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside the loop, around code that is not part of the run, such as an evaluation.
+
+        PyTorch computes there as it does without a run, with any operator; whatever happens to the
+        model's values is not part of the record.
+        """
+        if self._arithmetic is None:
+            raise RecordingError("run.paused() belongs inside the loop over run.batches()")
+        with self._arithmetic.paused():
+            yield
+
     def finish(self) -> Path:
         """End the run: write what is left, wait for the self-check, mark the record complete.
 
@@ -141,10 +177,13 @@ class Run:
         if self._finished:
             return self.folder
         scribe, tracker = self._record
+        assert self._arithmetic is not None
+        self._arithmetic.leave()
         if tracker.is_open:
             self._settle()
         self._finished = True
         tracker.detach()
+        self._arithmetic.release()
         scribe.close()
         self._raise_error()
         if not self._steps:
@@ -169,13 +208,15 @@ class Run:
             )
         return Order(seed=self.seed, records=records, batch_size=batch_size)
 
-    def _declare(self, tensors: tuple[torch.Tensor, ...], batch_size: int, order: Order) -> Recipe:
+    def _declare(
+        self, tensors: tuple[torch.Tensor, ...], batch_size: int, order: Order
+    ) -> tuple[Profile, Recipe]:
         """The recipe but for steps and rates, which are known when the steps were done."""
         validate_model(self._model)
         optimizer = describe_optimizer(self._optimizer, self._model)
-        captured = self._capture(tensors, order)
+        profile, captured = self._capture(tensors, order)
         recipe = Recipe(
-            device_class=compute_device_class(),
+            device_class=profile.get_device_class(),
             seed=self.seed.hex(),
             data=tuple(
                 TensorSpec(f"data.{index}", DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
@@ -195,21 +236,43 @@ class Run:
             optimizer=optimizer,
             rates=(),
             graph=captured.graph,
+            profile=profile.name,
         )
         try:
             validate_recipe(msgspec.structs.replace(recipe, steps=1, rates=((1, 0.0),)))
         except InvalidRecord as error:
             raise RecordingError(str(error), slug=error.slug) from error
-        return recipe
+        return profile, recipe
 
-    def _capture(self, tensors: tuple[torch.Tensor, ...], order: Order) -> Captured:
+    def _capture(self, tensors: tuple[torch.Tensor, ...], order: Order) -> tuple[Profile, Captured]:
+        """The graph, in the first of the wanted profiles that computes it."""
         indices = torch.from_numpy(order.get_indices(0))
         batch = tuple(tensor.index_select(0, indices) for tensor in tensors)
         seed = compute_generator_seed(self.seed, 0)
-        return capture(self._model, self._loss, batch, generator_seed=seed)
+        *others, last = self._profiles
+        for name in others:
+            profile = make_profile(name)
+            profile.configure()
+            try:
+                return profile, capture(
+                    self._model, self._loss, batch, generator_seed=seed, profile=profile
+                )
+            except RecordingError as error:
+                if name == EXACT and error.slug != "no-exact-kernel":
+                    raise
+                self._say(f"not with profile {name}: {error}")
+        profile = make_profile(last)
+        profile.configure()
+        return profile, capture(
+            self._model, self._loss, batch, generator_seed=seed, profile=profile
+        )
 
     def _open_record(
-        self, recipe: Recipe, watch: StateWatch, tensors: tuple[torch.Tensor, ...]
+        self,
+        recipe: Recipe,
+        watch: StateWatch,
+        tensors: tuple[torch.Tensor, ...],
+        profile: Profile,
     ) -> Scribe:
         """Make the folder and write what is known so far; raises OSError."""
         start = watch.get_start()
@@ -233,29 +296,38 @@ class Run:
                 "records": recipe.records,
                 "every": self._every,
                 "seed": recipe.seed,
-                "environment": describe_environment(),
+                "profile": profile.name,
+                "environment": describe_environment(recipe.device_class),
             },
         )
         self._say(
-            f"recording {self._name} to {self.folder}, a milepost every {self._every} steps;"
-            " torch now computes on one thread with deterministic algorithms"
+            f"recording {self._name} to {self.folder}, a milepost every {self._every} steps,"
+            f" with profile {profile.name}: {profile.note}"
         )
         return scribe
 
     # During training -----------------------------------------------------------------------------
 
     def _iterate(
-        self, tensors: tuple[torch.Tensor, ...], order: Order, steps: int, tracker: StepTracker
+        self,
+        tensors: tuple[torch.Tensor, ...],
+        order: Order,
+        steps: int,
+        tracker: StepTracker,
+        arithmetic: Session,
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         for number in range(steps):
             self._settle()
             records = order.get_indices(number)
             indices = torch.from_numpy(records)
-            batch = tuple(tensor.index_select(0, indices) for tensor in tensors)
+            batch = arithmetic.convert(tensor.index_select(0, indices) for tensor in tensors)
             if not self._stopped:
                 tracker.begin(number, records, batch)
-            torch.default_generator.manual_seed(compute_generator_seed(self.seed, number))
-            yield batch
+            arithmetic.enter(compute_generator_seed(self.seed, number))
+            try:
+                yield batch
+            finally:
+                arithmetic.leave()
         self._settle()
 
     def _settle(self) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from milepost_consensus.submissions import compute_state_digest
+from milepost_consensus.submissions import CLASS, compute_state_digest
 from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX, compute_batch_digest
 from milepost_ml.distance import compute_distances
 from milepost_ml.errors import RecordingError
@@ -107,6 +107,7 @@ class Scribe:
         self.intervals = 0
         """Intervals wholly on disk; grows while training goes on."""
         self._folder, self._recipe, self._about = folder, recipe, dict(about)
+        self._one_nan = recipe.profile != CLASS
         self._record_digests = record_digests
         self._rates: list[tuple[int, float]] = []
         self._steps = 0
@@ -172,6 +173,9 @@ class Scribe:
 
     def _record(self, step: RecordedStep) -> None:
         images = step.images
+        if self._one_nan:
+            for image in (images.gradient, images.model, images.optimizer):
+                image.unify_nans()
         digests = self._record_digests
         batch = compute_batch_digest(digests[index] for index in step.records)
         self._steps += 1

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
 
 from milepost_consensus.submissions import compute_state_digest
-from milepost_ml.device import configure_torch
+from milepost_ml.arithmetic.profiles import Profile, make_profile
+from milepost_ml.arithmetic.rounded import round_tensors
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
@@ -22,9 +23,10 @@ from milepost_ml.digests import (
     compute_content_digest,
     compute_record_digests,
 )
-from milepost_ml.errors import InvalidRecord
+from milepost_ml.errors import InvalidRecord, RefusedOperator
 from milepost_ml.files import DATA
-from milepost_ml.graph import GraphRunner
+from milepost_ml.graph import TORCH_DTYPES, GraphRunner
+from milepost_ml.images import unify_nans
 from milepost_ml.keyed import Order, compute_generator_seed
 from milepost_ml.recipe import SGD, Adam, Optimizer, Recipe, get_model_specs, get_rates
 from milepost_ml.snapshots import map_tensors
@@ -92,12 +94,12 @@ def make_optimizer(
     )
 
 
-def _find_unfit(runner: GraphRunner, recipe: Recipe) -> str | None:
+def _find_unfit(runner: GraphRunner, recipe: Recipe, profile: Profile) -> str | None:
     """Why no step of the recipe can be computed, if so."""
     model = {item.name: (item.dtype, item.shape) for item in get_model_specs(recipe)}
     batch = {item.name: (item.dtype, (recipe.batch_size, *item.shape[1:])) for item in recipe.data}
     try:
-        runner.validate({"parameter": model, "buffer": model, "data": batch})
+        runner.validate({"parameter": model, "buffer": model, "data": batch}, profile)
     except InvalidRecord as error:
         return str(error)
     return None
@@ -106,22 +108,27 @@ def _find_unfit(runner: GraphRunner, recipe: Recipe) -> str | None:
 class Stepper:
     """A training in progress.  `step` counts the steps done; call `load` before anything else.
 
-    Puts torch on one thread with deterministic algorithms, as the recorder does.
+    Sets torch up for the recipe's arithmetic profile, as the recorder does.
     """
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         """Raises InvalidRecord for a data file that does not fit the recipe."""
-        configure_torch()
+        self._profile = make_profile(recipe.profile)
+        self._profile.configure()
         self._recipe = recipe
         self._data = map_tensors(data, recipe.data, name=DATA)
         self._order = Order(
             seed=recipe.seed_bytes, records=recipe.records, batch_size=recipe.batch_size
         )
         self._runner = GraphRunner(recipe.graph)
-        self._unfit = _find_unfit(self._runner, recipe)
+        self._unfit = _find_unfit(self._runner, recipe, self._profile)
         self._parameters: dict[str, torch.nn.Parameter] = {}
         self._buffers: dict[str, torch.Tensor] = {}
         self._optimizer: torch.optim.Optimizer | None = None
+        self._model: dict[str, torch.Tensor] = {}
+        """The model as it is recorded; after a step, once it was rounded."""
+        self._slots: dict[str, torch.Tensor] = {}
+        """Likewise the optimizer's tensors."""
         self.step = 0
 
     def load(self, step: int, tensors: Mapping[str, Array]) -> None:
@@ -130,21 +137,38 @@ class Stepper:
         self.step = step
         self._parameters = {
             item.name: torch.nn.Parameter(
-                copy_tensor(tensors[MODEL_PREFIX + item.name]), requires_grad=item.trained
+                self._take(tensors[MODEL_PREFIX + item.name]), requires_grad=item.trained
             )
             for item in recipe.parameters
         }
         self._buffers = {
-            spec.name: copy_tensor(tensors[MODEL_PREFIX + spec.name]) for spec in recipe.buffers
+            spec.name: self._take(tensors[MODEL_PREFIX + spec.name]) for spec in recipe.buffers
         }
         trained = [self._parameters[item.name] for item in recipe.parameters if item.trained]
         # The rate is set again before every step; the last state of a run has none.
         self._optimizer = make_optimizer(recipe.optimizer, trained, rate=0.0)
+        self._profile.set_options(self._optimizer)
         for name in sorted(tensors):
             if name.startswith(OPTIMIZER_PREFIX):
                 owner, _, slot = name.removeprefix(OPTIMIZER_PREFIX).rpartition(".")
                 state = self._optimizer.state[self._parameters[owner]]
-                state[slot] = copy_tensor(tensors[name])
+                state[slot] = self._take(tensors[name])
+        self._round()
+
+    def _take(self, array: Array) -> torch.Tensor:
+        """A recorded tensor as it is computed with."""
+        tensor = copy_tensor(array)
+        return tensor.to(self._profile.get_dtype(tensor.dtype))
+
+    def _round(self) -> None:
+        """Round the state to what is recorded."""
+        assert self._optimizer is not None
+        model = {**self._parameters, **self._buffers}
+        recorded = [TORCH_DTYPES[spec.dtype] for spec in get_model_specs(self._recipe)]
+        self._model = dict(zip(model, round_tensors(list(model.values()), recorded), strict=True))
+        slots = collect_optimizer_slots(self._optimizer, self._parameters)
+        rounded = round_tensors(list(slots.values()), [torch.float32] * len(slots))
+        self._slots = dict(zip(slots, rounded, strict=True))
 
     def get_batch(self, step: int) -> dict[str, Array]:
         """The rows of every data tensor that a step sees."""
@@ -170,50 +194,61 @@ class Stepper:
             raise StepFailed(self._unfit, batch)
         (rate,) = get_rates(self._recipe, range(self.step, self.step + 1))
         self._optimizer.param_groups[0]["lr"] = rate
-        torch.default_generator.manual_seed(
-            compute_generator_seed(self._recipe.seed_bytes, self.step)
-        )
+        data = {name: self._take(array) for name, array in rows.items()}
+        self._profile.reseed(compute_generator_seed(self._recipe.seed_bytes, self.step))
         try:
-            loss, gradients = self._differentiate(rows)
-            self._optimizer.step()
+            with self._profile.active():
+                loss = self._differentiate(data)
+                gradients = self._get_gradients()
+                self._optimizer.step()
+        except RefusedOperator as error:
+            # Not the step's fault: a verifier that has no kernel for it has nothing to say.
+            raise InvalidRecord(str(error), slug="no-exact-kernel") from error
         except _FAILURES as error:
             if "allocate memory" in str(error):  # this machine is too small; others are not
                 raise MemoryError(str(error)) from error
             raise StepFailed(str(error), batch) from error
+        self._round()
         self.step += 1
-        return StepResult(batch, compute_content_digest(gradients), loss, self.get_digest())
+        number = self._export(loss.detach().to(torch.float32)).astype("<f4").tobytes()
+        return StepResult(batch, compute_content_digest(gradients), number, self.get_digest())
 
-    def _differentiate(self, rows: Mapping[str, Array]) -> tuple[bytes, dict[str, Array]]:
+    def _differentiate(self, data: Mapping[str, torch.Tensor]) -> torch.Tensor:
         assert self._optimizer is not None
-        data = {name: copy_tensor(array) for name, array in rows.items()}
         loss = self._runner.run(
             {"parameter": self._parameters, "buffer": self._buffers, "data": data}
         )
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _get_gradients(self) -> dict[str, Array]:
         gradients = {}
         for item in self._recipe.parameters:
             gradient = self._parameters[item.name].grad
             if item.trained:
                 if gradient is None:
                     raise RuntimeError(f"{item.name} gets no gradient")
-                gradients[item.name] = gradient.numpy()
-        return loss.detach().numpy().astype("<f4").tobytes(), gradients
+                gradients[item.name] = gradient
+        self._profile.round_gradients(gradients.values())
+        return {name: self._export(each.to(torch.float32)) for name, each in gradients.items()}
+
+    def _export(self, tensor: torch.Tensor) -> Array:
+        """What is hashed and written of a tensor; a view where that is the same."""
+        array = tensor.detach().numpy()
+        return unify_nans(array) if self._profile.one_nan else array
 
     def get_model(self) -> dict[str, Array]:
         """The model's tensors under their own names; views that the next step changes."""
-        tensors: dict[str, Any] = {**self._parameters, **self._buffers}
-        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+        return {name: self._export(tensor) for name, tensor in self._model.items()}
 
     def get_parameters(self) -> dict[str, Array]:
         """The parameters alone; views."""
-        return {name: tensor.detach().numpy() for name, tensor in self._parameters.items()}
+        return {name: self._export(self._model[name]) for name in self._parameters}
 
     def get_optimizer_state(self) -> dict[str, Array]:
         """The optimizer's tensors as "<parameter>.<slot>"; views."""
-        assert self._optimizer is not None
-        slots = collect_optimizer_slots(self._optimizer, self._parameters)
-        return {name: tensor.numpy() for name, tensor in slots.items()}
+        return {name: self._export(tensor) for name, tensor in self._slots.items()}
 
     def get_state(self) -> dict[str, Array]:
         """The complete state as a snapshot's tensors; views."""

@@ -7,11 +7,11 @@ two batches must leave weights, buffers, settings and modes as they were declare
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from milepost_ml.errors import RecordingError
@@ -43,7 +43,12 @@ class StepTracker:
         optimizer: torch.optim.Optimizer,
         watch: StateWatch,
         take_images: Callable[[], StepImages],
+        *,
+        loss_dtype: torch.dtype = torch.float32,
+        on_refusal: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_refusal` is called before the loop hears that it left what it declared."""
+        self._loss_dtype, self._on_refusal = loss_dtype, on_refusal
         self.seconds = 0.0
         self._optimizer, self._watch, self._take_images = optimizer, watch, take_images
         self._settings = get_settings(optimizer)
@@ -52,8 +57,8 @@ class StepTracker:
         self._pending: _Pending | None = None
         self._clock = time.perf_counter()
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_pre_hook(self._guard(self._before_step)),
+            optimizer.register_step_post_hook(self._guard(self._after_step)),
         ]
 
     @property
@@ -68,6 +73,18 @@ class StepTracker:
             hook.remove()
         self._pending = None
 
+    def _guard(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook, which tells of a refusal before the loop hears it."""
+
+        def guarded(*args: Any) -> None:
+            try:
+                hook(*args)
+            except RecordingError:
+                self._on_refusal()
+                raise
+
+        return guarded
+
     def begin(self, number: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
         """The loop gets the batch of step `number`."""
         if number == 0:
@@ -76,19 +93,24 @@ class StepTracker:
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch; raises RecordingError (not-finite, one-step-per-batch)."""
+        self._guard(self._log)(loss)
+
+    def _log(self, loss: torch.Tensor | float) -> None:
         pending = self._pending
         if pending is None or pending.loss is not None:
             raise RecordingError(
                 "run.log(loss) belongs inside the loop over run.batches(), once per batch",
                 slug="one-step-per-batch",
             )
-        if isinstance(loss, torch.Tensor) and (loss.numel() != 1 or loss.dtype != torch.float32):
+        if isinstance(loss, torch.Tensor) and (loss.numel() != 1 or loss.dtype != self._loss_dtype):
             raise RecordingError(
-                f"run.log was given {loss.dtype} {list(loss.shape)}; it takes the one float32"
-                " number that loss= computes"
+                f"run.log was given {loss.dtype} {list(loss.shape)}; it takes the one"
+                f" {self._loss_dtype} number that loss= computes"
             )
         value = loss.item() if isinstance(loss, torch.Tensor) else float(loss)
-        if not math.isfinite(value):
+        with np.errstate(over="ignore"):
+            recorded = np.float32(value)
+        if not np.isfinite(recorded):
             raise RecordingError(
                 f"the loss of step {pending.number} is {value}: training diverged. There is nothing"
                 " to verify; lower the learning rate and record again",

@@ -6,13 +6,18 @@ weight or buffer between two steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from milepost_ml.arithmetic.profiles import Profile
+from milepost_ml.arithmetic.rounded import round_tensors
 from milepost_ml.digests import MODEL_PREFIX
 from milepost_ml.errors import RecordingError
-from milepost_ml.recipe import Recipe, get_optimizer_specs
+from milepost_ml.graph import TORCH_DTYPES
+from milepost_ml.images import ContentImage
+from milepost_ml.recipe import Recipe, get_model_specs, get_optimizer_specs
 from milepost_ml.scribe import StepImages
 from milepost_ml.stepper import collect_optimizer_slots
 
@@ -38,14 +43,23 @@ class _Held(NamedTuple):
     name: str
     tensor: torch.Tensor
     size_bytes: int
+    recorded: torch.dtype
 
 
 class StateWatch:
-    """The state of one model and its optimizer, as a recipe describes it."""
+    """The state of one model and its optimizer, as a recipe describes it.
+
+    The tensors are in the types that the recipe's profile computes in.
+    """
 
     def __init__(
-        self, recipe: Recipe, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        recipe: Recipe,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        profile: Profile,
     ) -> None:
+        self._profile = profile
         self._optimizer = optimizer
         self._parameters = dict(model.named_parameters())
         self._tensors: dict[str, torch.Tensor] = {
@@ -59,8 +73,10 @@ class StateWatch:
         ordered = sorted(self._parameters.items())
         self._trained = [(name, tensor) for name, tensor in ordered if name in trained]
         self._still = [(name, tensor) for name, tensor in ordered if name not in trained]
+        self._recorded = {spec.name: TORCH_DTYPES[spec.dtype] for spec in get_model_specs(recipe)}
         self._model = [
-            _Held(name, tensor, tensor.nbytes) for name, tensor in sorted(self._tensors.items())
+            _Held(name, tensor, tensor.nbytes, self._recorded[name])
+            for name, tensor in sorted(self._tensors.items())
         ]
         self._slot_names = sorted(spec.name for spec in get_optimizer_specs(recipe, step=1))
         self._slots: list[_Held] = []
@@ -70,7 +86,8 @@ class StateWatch:
     def get_start(self) -> dict[str, Array]:
         """Snapshot 0 as views: the model alone, because a fresh optimizer has no state."""
         return {
-            MODEL_PREFIX + name: tensor.detach().numpy() for name, tensor in self._tensors.items()
+            MODEL_PREFIX + name: tensor.detach().to(self._recorded[name]).numpy()
+            for name, tensor in self._tensors.items()
         }
 
     def copy_gradients(self, images: StepImages) -> None:
@@ -82,30 +99,32 @@ class StateWatch:
                     " unfreeze parameters before making the run",
                     slug="undeclared-change",
                 )
-        gradients = []
+        raw = []
         for name, parameter in self._trained:
             gradient = parameter.grad
-            if gradient is None or gradient.dtype != torch.float32:
+            if gradient is None or gradient.dtype != self._profile.dtype:
                 raise RecordingError(
-                    f"{name} has no float32 gradient at opt.step(), but had one when recording"
-                    " began. Was loss.backward() called for this batch?",
+                    f"{name} has no {self._profile.dtype} gradient at opt.step(), but had one when"
+                    " recording began. Was loss.backward() called for this batch?",
                     slug="undeclared-change",
                 )
-            gradients.append(gradient.contiguous())
+            raw.append(gradient)
+        self._profile.round_gradients(raw)
+        gradients = [gradient.to(torch.float32).contiguous() for gradient in raw]
         images.gradient.fill([gradient.data_ptr() for gradient in gradients])
 
     def copy_state(self, images: StepImages) -> None:
-        """After the optimizer's step."""
+        """After the optimizer's step, whose result is rounded to what is recorded."""
         if self._optimizer.state is not self._optimizer_state:
             raise RecordingError(
                 "the optimizer's state was replaced during the run (load_state_dict?); record the"
                 " run from its start",
                 slug="undeclared-change",
             )
-        images.model.fill([get_address(*held) for held in self._model])
+        _fill(images.model, self._model)
         if not self._slots and self._slot_names:
             self._slots = self._find_slots()
-        images.optimizer.fill([get_address(*held) for held in self._slots])
+        _fill(images.optimizer, self._slots)
         self._versions = self._get_versions()
 
     def validate_unchanged(self) -> None:
@@ -136,4 +155,15 @@ class StateWatch:
                 f"the optimizer keeps other state than its settings imply: {odd}",
                 slug="unsupported-optimizer",
             )
-        return [_Held(name, tensor, tensor.nbytes) for name, tensor in sorted(found.items())]
+        return [
+            _Held(name, tensor, tensor.nbytes, torch.float32)
+            for name, tensor in sorted(found.items())
+        ]
+
+
+def _fill(image: ContentImage, held: Sequence[_Held]) -> None:
+    addresses = [get_address(name, tensor, size) for name, tensor, size, _ in held]
+    if any(tensor.dtype is not recorded for _, tensor, _, recorded in held):
+        rounded = round_tensors([each.tensor for each in held], [each.recorded for each in held])
+        addresses = [tensor.data_ptr() for tensor in rounded]
+    image.fill(addresses)

@@ -20,7 +20,7 @@ class _Frame(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     pass
 
 
-class GetDeviceClass(_Frame, frozen=True, tag="get-device-class"):
+class GetDeviceClasses(_Frame, frozen=True, tag="get-device-classes"):
     """Which arithmetic this machine repeats bit for bit."""
 
 
@@ -56,11 +56,14 @@ class GetStepCommitment(_Frame, frozen=True, tag="get-step-commitment"):
     step: int
 
 
-Job = GetDeviceClass | ValidateRecord | RetraceInterval | RecomputeStep | GetStepCommitment
+Job = GetDeviceClasses | ValidateRecord | RetraceInterval | RecomputeStep | GetStepCommitment
 
 
-class DeviceClass(_Frame, frozen=True, tag="device-class"):
-    name: str
+class DeviceClasses(_Frame, frozen=True, tag="device-classes"):
+    """The strongest first; `fault` says why exact arithmetic is not among them, if it is not."""
+
+    names: tuple[str, ...]
+    fault: str
 
 
 class Valid(_Frame, frozen=True, tag="valid"):
@@ -109,7 +112,7 @@ class Failed(_Frame, frozen=True, tag="failed"):
     message: str
 
 
-Answer = DeviceClass | Valid | Retrace | StepDigest | StepCommitment | Refused | Failed
+Answer = DeviceClasses | Valid | Retrace | StepDigest | StepCommitment | Refused | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _job_decoder = msgspec.msgpack.Decoder[Job](Job)

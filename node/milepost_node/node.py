@@ -71,6 +71,7 @@ class Node:
             home / "blobs",
             memory_bytes=limits.worker_bytes,
             limit_seconds=limits.retrace_seconds,
+            threads=settings.threads,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._running: asyncio.Task[None] | None = None
@@ -214,7 +215,7 @@ class Node:
             "mempool": len(self.mempool),
             "version": VERSION,
             "malicious": self.settings.malicious,
-            "device_class": self.verifier.device_class,
+            "device_classes": list(self.verifier.device_classes),
         }
 
     def get_readiness(self) -> tuple[int, dict[str, object]]:

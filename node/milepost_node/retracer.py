@@ -12,8 +12,8 @@ from typing import Protocol
 from milepost_consensus.encoding import encode
 from milepost_consensus.submissions import Submit
 from milepost_node.jobs import (
-    DeviceClass,
-    GetDeviceClass,
+    DeviceClasses,
+    GetDeviceClasses,
     GetStepCommitment,
     RecomputeStep,
     Retrace,
@@ -33,7 +33,7 @@ class Retracer(Protocol):
     async def start(self) -> None:
         """Get ready for the first job."""
 
-    async def get_device_class(self) -> str: ...
+    async def get_device_classes(self) -> DeviceClasses: ...
 
     async def validate_record(self, submit: Submit) -> None: ...
 
@@ -55,7 +55,9 @@ class Retracer(Protocol):
 class Workers:
     """The Retracer of a real node."""
 
-    def __init__(self, blobs: Path, *, memory_bytes: int, limit_seconds: float) -> None:
+    def __init__(
+        self, blobs: Path, *, memory_bytes: int, limit_seconds: float, threads: int
+    ) -> None:
         self._reader = WorkerProcess(
             blobs,
             memory_bytes=memory_bytes,
@@ -66,17 +68,17 @@ class Workers:
             blobs,
             memory_bytes=memory_bytes,
             limit_seconds=limit_seconds,
-            options=("--preload", "training"),
+            options=("--preload", "training", "--threads", str(threads)),
         )
 
     async def start(self) -> None:
         await self._reader.start()
         await self._trainer.start()
 
-    async def get_device_class(self) -> str:
-        answer = await self._trainer.run(GetDeviceClass())
-        assert isinstance(answer, DeviceClass)
-        return answer.name
+    async def get_device_classes(self) -> DeviceClasses:
+        answer = await self._trainer.run(GetDeviceClasses())
+        assert isinstance(answer, DeviceClasses)
+        return answer
 
     async def validate_record(self, submit: Submit) -> None:
         answer = await self._reader.run(ValidateRecord(encode(submit)))

@@ -4,6 +4,7 @@
     port = 7101
     name = "arbutus"              # for people; the key is the identity
     malicious = ""                # "ordered" or "chaotic" makes this node lie, for demonstrations
+    threads = 1                   # that retrain a run of profile exact or rounded
 
     [limits]                      # all optional
     blob_bytes = 1073741824
@@ -30,6 +31,8 @@ BEHAVIOURS: Final = ("", "ordered", "chaotic")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 """A genesis of a thousand members stays far below."""
+MAX_THREADS: Final = 1024
+"""More than any machine has processors."""
 SEED_BYTES: Final = 32
 MIB: Final = 1024 * 1024
 
@@ -81,6 +84,7 @@ class Settings:
     genesis: Genesis
     signer: Ed25519Signer
     malicious: str = ""
+    threads: int = 1
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)
 
@@ -92,7 +96,7 @@ def read_settings(home: Path) -> Settings:
         table = tomllib.loads(_read(file))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file.name} is not TOML: {error}") from error
-    known = {"host", "port", "name", "malicious", "log_level", "limits"}
+    known = {"host", "port", "name", "malicious", "threads", "log_level", "limits"}
     for key in table:
         if key not in known:
             raise SettingsError(
@@ -106,6 +110,7 @@ def read_settings(home: Path) -> Settings:
         genesis=_read_genesis(home / "genesis.json"),
         signer=_read_key(home / "node.key"),
         malicious=_choice(table, "malicious", BEHAVIOURS, default=""),
+        threads=_integer(table, "threads", low=1, high=MAX_THREADS, default=1),
         log_level=_choice(table, "log_level", LOG_LEVELS, default="info"),
         limits=_read_limits(table.get("limits", {})),
     )
@@ -192,8 +197,16 @@ def _choice(table: Mapping[str, Any], key: str, allowed: tuple[str, ...], *, def
     return str(value)
 
 
-def _integer(table: Mapping[str, Any], key: str, *, low: int, high: int, prefix: str = "") -> int:
-    value = table.get(key)
+def _integer(
+    table: Mapping[str, Any],
+    key: str,
+    *,
+    low: int,
+    high: int,
+    prefix: str = "",
+    default: int | None = None,
+) -> int:
+    value = table.get(key, default)
     if type(value) is not int or not low <= value <= high:
         raise SettingsError(
             f"node.toml: {prefix}{key} = {value!r} must be a whole number from {low} to {high}"

@@ -79,8 +79,8 @@ class Verifier:
         """Tasks of open submissions that are done or given up."""
         self.put_off: dict[Key, float] = {}
         """When to try again what failed."""
-        self.device_class = ""
-        """What this machine retrains on; empty until the worker has found out."""
+        self.device_classes: tuple[str, ...] = ()
+        """What this machine can repeat; empty until the worker has found out."""
 
     async def run(self) -> None:
         """Serve for ever."""
@@ -101,14 +101,21 @@ class Verifier:
             wake.set()
 
     async def _serve_retracing(self) -> None:
-        while not self.device_class:
+        while not self.device_classes:
             try:
                 await self._retracer.start()
-                self.device_class = await self._retracer.get_device_class()
+                found = await self._retracer.get_device_classes()
             except NodeError as error:
                 logger.error("no device class", extra={"reason": str(error)})
                 await asyncio.sleep(RETRY_LAST_SECONDS)
-        logger.info("ready to retrain", extra={"device_class": self.device_class})
+                continue
+            self.device_classes = found.names
+            if found.fault:
+                logger.error(
+                    "EXACT ARITHMETIC IS WRONG HERE: exact runs will not be verified",
+                    extra={"reason": found.fault},
+                )
+        logger.info("ready to retrain", extra={"device_classes": list(self.device_classes)})
         await self._serve(plan_retracing, self._wakes[1])
 
     async def _repeat(self) -> None:
@@ -184,17 +191,18 @@ class Verifier:
     def _can_retrain(self, submission: Submission) -> bool:
         """Whether this machine repeats the run's arithmetic bit for bit; it says nothing if not."""
         wanted = submission.submit.device_class
-        if wanted != self.device_class:
+        can = wanted in self.device_classes
+        if not can:
             logger.warning(
-                "not retraced: recorded on another device class",
+                "not retraced: this machine cannot repeat its arithmetic",
                 extra={
                     "slug": "device-class",
                     "submission": submission.id,
                     "recorded_on": wanted,
-                    "this_machine": self.device_class,
+                    "this_machine": list(self.device_classes),
                 },
             )
-        return wanted == self.device_class
+        return can
 
     async def _retrace(self, submission: Submission, duty: Duty) -> Payload | None:
         """Retrain an interval and say what this node's behaviour makes of it."""

@@ -28,9 +28,9 @@ from milepost_ml.files import MAX_MANIFEST_BYTES, BlobFiles, decode_manifest
 from milepost_node.blobs import get_blob_path, store_bytes
 from milepost_node.jobs import (
     Answer,
-    DeviceClass,
+    DeviceClasses,
     Failed,
-    GetDeviceClass,
+    GetDeviceClasses,
     GetStepCommitment,
     Job,
     RecomputeStep,
@@ -51,19 +51,19 @@ MAX_OPEN_FILES: Final = 256
 
 
 class Worker:
-    """Performs jobs against one blob folder."""
+    """Performs jobs against one blob folder; `threads` is how many may retrain a run whose bits do
+    not depend on it."""
 
-    def __init__(self, blobs: Path) -> None:
+    def __init__(self, blobs: Path, *, threads: int = 1) -> None:
         self._blobs = blobs
+        self._threads = threads
 
     def preload(self, *, training: bool) -> None:
         """Import what the jobs will need, before the first one waits for it."""
         from milepost_ml import admission, replay  # noqa: F401 neither loads the framework
 
         if training:
-            from milepost_ml.device import configure_torch
-
-            configure_torch()
+            from milepost_ml import stepper  # noqa: F401 loads the framework
 
     def perform(self, job: Job) -> Answer:
         """The answer to a job.  Never raises: one bad job must not end the process."""
@@ -76,10 +76,11 @@ class Worker:
 
     def _dispatch(self, job: Job) -> Answer:
         match job:
-            case GetDeviceClass():
-                from milepost_ml.device import compute_device_class
+            case GetDeviceClasses():
+                from milepost_ml.arithmetic.known_answer import get_device_classes
 
-                return DeviceClass(compute_device_class())
+                self._set_threads()
+                return DeviceClasses(*get_device_classes())
             case ValidateRecord():
                 return self._validate(job)
             case RetraceInterval():
@@ -105,6 +106,7 @@ class Worker:
         from milepost_ml.replay import retrace_interval
 
         submit, files = self._open(job.submit)
+        self._set_threads()
         found = retrace_interval(
             submit, files, job.interval, verifier=job.verifier, work_step=job.work_step
         )
@@ -127,6 +129,7 @@ class Worker:
         from milepost_ml.replay import recompute_step
 
         submit, files = self._open(job.submit)
+        self._set_threads()
         state = get_blob_path(self._blobs, job.pre_state) if job.pre_state else None
         if state is not None and not state.is_file():
             state = None
@@ -137,6 +140,12 @@ class Worker:
 
         leaf, path = get_step_commitment(*self._open(job.submit), job.interval, job.step)
         return StepCommitment(leaf, tuple(path))
+
+    def _set_threads(self) -> None:
+        """Before every training, because one of profile `class` goes down to one thread."""
+        from milepost_ml.device import configure_torch
+
+        configure_torch(threads=self._threads)
 
     def _clean(self, message: str) -> str:
         """Messages reach people over HTTP: without this machine's paths, and bounded."""
@@ -175,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--blobs", type=Path, required=True, help="the node's blob folder")
     parser.add_argument("--memory-bytes", type=int, required=True, help="limit of address space")
     parser.add_argument("--preload", choices=("reading", "training"), help="what to import at once")
+    parser.add_argument("--threads", type=int, default=1, help="threads that retrain")
     options = parser.parse_args(arguments)
     # Ctrl-C reaches the whole terminal group; the node decides when its worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -182,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     limit_resources(options.memory_bytes)
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
     threading.Thread(target=_forward_jobs, args=(source, jobs), daemon=True).start()
-    worker = Worker(options.blobs)
+    worker = Worker(options.blobs, threads=options.threads)
     if options.preload:
         worker.preload(training=options.preload == "training")
     while True:

@@ -105,7 +105,7 @@ class WorkerProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # One thread: two would give other bits (and starve the ledger).
+            # One thread unless the worker is told otherwise: more would starve the ledger.
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
         assert process.stderr is not None

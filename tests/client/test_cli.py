@@ -238,13 +238,17 @@ def test_status_shows_nodes_and_goes_on_where_one_is_down(dead_url: str) -> None
     def answer(request: Request) -> Reply:
         if request.path.startswith("/v1/submissions"):
             return Reply(200, {"submissions": []})
-        return Reply(200, {"node": "birch", "network": "n", "network_id": "ab" * 32, "height": 41})
+        classes = ["exact/1", "rounded/1", "torch-2/x86_64"]
+        view = {"node": "birch", "network": "n", "network_id": "ab" * 32, "height": 41}
+        return Reply(200, {**view, "device_classes": classes})
 
     with running(answer) as (node,):
         done = run_cli("status", "--node", dead_url, "--node", node.url)
     assert done.code == 0
     assert re.search(r"birch\s+http://127\.0\.0\.1:\d+\s+41\s+ready", done.out)
     assert "unreachable" in done.out
+    assert "Retrained as exact/1 by 1 of 1 nodes" in done.out
+    assert "Retrained as torch-2/x86_64 by 1 of 1 nodes" in done.out
 
 
 def test_a_refusal_of_a_node_is_told_with_its_slug() -> None:

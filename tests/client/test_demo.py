@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from milepost import demo
 from milepost.answers import Report
@@ -29,6 +30,7 @@ def test_the_demo_does_the_main_job(tmp_path: Path) -> None:
     assert (len(behaviours), behaviours.count("chaotic")) == (7, 1)
     honest, poisoned = account["runs"]
     assert (honest["verdict"], honest["assurance"]) == ("VALID", "FULL")
+    assert honest["profile"] == poisoned["profile"] == "exact"
     assert honest["coverage"]["intervals"] == 24
     assert (poisoned["verdict"], poisoned["interval"], poisoned["step"]) == ("INVALID", 9, 180)
     assert poisoned["height"] > honest["height"]
@@ -70,15 +72,22 @@ def bundle(tmp_path: Path) -> ProofBundle:
 
 
 def make_run(
-    bundle: ProofBundle, outcome: str, *, interval: int | None = None, checked: bool = True
+    bundle: ProofBundle,
+    outcome: str,
+    *,
+    interval: int | None = None,
+    checked: bool = True,
+    profile: str = "exact",
 ) -> demo.Run:
     fields: dict[str, Any] = {
         name: getattr(bundle.verdict, name) for name in bundle.verdict.__struct_fields__
     }
     fields["outcome"] = outcome
     fields["refuted"] = () if interval is None else (Refutation(interval, 20 * interval),)
-    delivery = Delivery("sub_00", Verdict(**fields), None, None, checked)
-    return demo.Run("run", Path("run"), {}, delivery, bundle, 1.0)
+    fields["profile"] = profile
+    verdict = Verdict(**fields)
+    delivery = Delivery("sub_00", verdict, None, None, checked)
+    return demo.Run("run", Path("run"), {}, delivery, replace(bundle, verdict=verdict), 1.0)
 
 
 def make_report(verdict: str) -> Report:
@@ -123,6 +132,12 @@ def test_a_verdict_that_was_only_told_is_not_enough(bundle: ProofBundle) -> None
     differences = demo.find_differences(runs, [make_report(each) for each in GOOD_REPORTS])
     assert len(differences) == 1
     assert "not checked against the trust file" in differences[0]
+
+
+def test_another_profile_is_not_what_the_demo_shows(bundle: ProofBundle) -> None:
+    runs = [make_run(bundle, "VALID", profile="class"), make_run(bundle, "INVALID", interval=9)]
+    differences = demo.find_differences(runs, [make_report(each) for each in GOOD_REPORTS])
+    assert differences == ["run was verified under profile class, not exact."]
 
 
 def test_exactly_one_weight_is_changed(tmp_path: Path) -> None:

@@ -56,7 +56,15 @@ def record_cheat(parent: Path) -> Path:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     loss_of = torch.nn.functional.cross_entropy
     run = Run(
-        "cheat", model, optimizer, loss=loss_of, every=4, folder=parent, selfcheck=False, quiet=True
+        "cheat",
+        model,
+        optimizer,
+        loss=loss_of,
+        every=4,
+        folder=parent,
+        profile="class",
+        selfcheck=False,
+        quiet=True,
     )
     for step, (x, y) in enumerate(run.batches(inputs, labels, batch_size=4, steps=20)):
         loss = loss_of(model(x), (y + 1) % 3 if 8 <= step < 12 else y)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import stat
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_a_network_folder_fits_together(folder: Path) -> None:
     assert network.read_homes(folder) == homes
     assert network.read_rule(folder) == "majority"
     assert 'malicious = "chaotic"' in (homes[3].home / "node.toml").read_text()
+
+
+def test_threads_of_single_nodes_stand_in_their_settings(folder: Path) -> None:
+    homes = network.write_network(folder, name="t", nodes=3, threads={1: 2})
+    found = [tomllib.loads((home.home / "node.toml").read_text())["threads"] for home in homes]
+    assert found == [1, 2, 1]
 
 
 def test_a_folder_that_holds_something_is_left_alone(folder: Path) -> None:

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfile
 from milepost_ml.capture import Captured, capture
 from milepost_ml.device import configure_torch
 from milepost_ml.errors import RecordingError
 from tests.support.models import make_model, make_task
+
+CLASS = Profile()
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +41,9 @@ X, Y = torch.arange(8.0).reshape(2, 4) / 8, torch.tensor([0, 2])
 
 
 def run(function: Callable[[Layer, torch.Tensor], torch.Tensor]) -> Captured:
-    return capture(Layer(function), functional.cross_entropy, (X, Y), generator_seed=0)
+    return capture(
+        Layer(function), functional.cross_entropy, (X, Y), generator_seed=0, profile=CLASS
+    )
 
 
 def without_gradient(layer: Layer, x: torch.Tensor) -> torch.Tensor:
@@ -73,7 +78,18 @@ def test_the_layer_is_named() -> None:
     odd.linear = nn.Linear(3, 3)
     model = nn.Sequential(nn.Linear(4, 3), nn.Sequential(odd))
     with pytest.raises(RecordingError, match=r"layer '1\.0'.*cumprod"):
-        capture(model, functional.cross_entropy, (X, Y), generator_seed=0)
+        capture(model, functional.cross_entropy, (X, Y), generator_seed=0, profile=CLASS)
+
+
+def test_operators_without_an_exact_kernel_are_refused_by_layer() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.ReLU(), nn.Softplus()))
+    with pytest.raises(RecordingError, match=r"layer '1\.1' uses softplus.*rounded") as caught:
+        capture(model, functional.cross_entropy, (X, Y), generator_seed=0, profile=ExactProfile())
+    assert caught.value.slug == "no-exact-kernel"
+    assert capture(
+        model, functional.cross_entropy, (X, Y), generator_seed=0, profile=RoundedProfile()
+    ).trained == {"0.weight", "0.bias"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_arguments_that_recipes_leave_out_are_refused() -> None:
@@ -132,7 +148,7 @@ def test_a_loss_must_be_one_trainable_number(
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> None:
     with pytest.raises(RecordingError) as caught:
-        capture(Layer(lambda _, x: x), loss, (X, Y), generator_seed=0)
+        capture(Layer(lambda _, x: x), loss, (X, Y), generator_seed=0, profile=CLASS)
     assert caught.value.slug in ("cannot-capture", "bad-recipe", "unknown-operator")
 
 
@@ -140,7 +156,7 @@ def test_sparse_gradients_are_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 4, sparse=True), nn.Flatten(), nn.Linear(8, 3))
     x = torch.tensor([[0, 1], [2, 3]])
     with pytest.raises(RecordingError, match="sparse") as caught:
-        capture(model, functional.cross_entropy, (x, Y), generator_seed=0)
+        capture(model, functional.cross_entropy, (x, Y), generator_seed=0, profile=CLASS)
     assert caught.value.slug == "unknown-operator"
 
 
@@ -149,7 +165,7 @@ def test_capturing_changes_nothing() -> None:
     model = make_model(task)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     generator = torch.random.get_rng_state()
-    capture(model, task.loss, (task.inputs[:8], task.targets[:8]), generator_seed=1)
+    capture(model, task.loss, (task.inputs[:8], task.targets[:8]), generator_seed=1, profile=CLASS)
     assert torch.equal(torch.random.get_rng_state(), generator)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -160,7 +176,7 @@ def test_only_parameters_with_a_gradient_count_as_trained() -> None:
     model = Layer(lambda _, x: x)
     model.register_parameter("unused", nn.Parameter(torch.ones(2)))
     model.linear.bias.requires_grad_(False)
-    captured = capture(model, functional.cross_entropy, (X, Y), generator_seed=0)
+    captured = capture(model, functional.cross_entropy, (X, Y), generator_seed=0, profile=CLASS)
     assert captured.trained == {"linear.weight"}
     assert {item.name for item in captured.graph.inputs} == {
         *("linear.weight", "linear.bias", "data.0", "data.1")
@@ -170,7 +186,11 @@ def test_only_parameters_with_a_gradient_count_as_trained() -> None:
 def test_shared_tensors_are_recorded_once_under_their_first_name() -> None:
     task = make_task("transformer")
     captured = capture(
-        make_model(task), task.loss, (task.inputs[:4], task.targets[:4]), generator_seed=0
+        make_model(task),
+        task.loss,
+        (task.inputs[:4], task.targets[:4]),
+        generator_seed=0,
+        profile=CLASS,
     )
     names = [item.name for item in captured.graph.inputs if item.source == "parameter"]
     assert "embed.weight" in names

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.capture import capture
 from milepost_ml.device import configure_torch
 from milepost_ml.errors import InvalidRecord
@@ -14,6 +15,8 @@ from milepost_ml.graph import MAX_VALUES, GraphRunner
 from milepost_ml.nodes import Node, Ref
 from tests.support.models import TASKS, make_model, make_task
 from tests.support.recipes import make_graph
+
+CLASS = Profile()
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +28,9 @@ def configured() -> None:
 def test_loss_gradients_and_buffers_are_those_of_the_module(name: str) -> None:
     task = make_task(name)
     model = make_model(task)
-    captured = capture(model, task.loss, (task.inputs[:8], task.targets[:8]), generator_seed=3)
+    captured = capture(
+        model, task.loss, (task.inputs[:8], task.targets[:8]), generator_seed=3, profile=CLASS
+    )
     runner = GraphRunner(captured.graph)
     parameters = {
         key: value.detach().clone().requires_grad_(value.requires_grad)
@@ -60,7 +65,7 @@ def test_sizes_are_found_without_memory() -> None:
         "parameter": {"weight": ("F32", (3, 4)), "bias": ("F32", (3,))},
         "buffer": {"scale": ("F32", ())},
     }
-    GraphRunner(make_graph()).validate(shapes)
+    GraphRunner(make_graph()).validate(shapes, CLASS)
     enormous = [
         make_graph(Node("ones", ((2**20, 2**20), None)), Node("sum", (Ref(5), None))),
         make_graph(
@@ -81,7 +86,7 @@ def test_sizes_are_found_without_memory() -> None:
     ]
     for graph in (*enormous, *unfit):
         with pytest.raises(InvalidRecord) as caught:
-            GraphRunner(graph).validate(shapes)
+            GraphRunner(graph).validate(shapes, CLASS)
         assert caught.value.slug == "bad-recipe"
 
 
@@ -126,5 +131,5 @@ def test_many_operators_capture_and_repeat() -> None:
     ):
         targets = torch.sigmoid(y) if isinstance(loss, nn.BCEWithLogitsLoss) else y
         # capture compares loss and all gradients with the module's, bit for bit.
-        captured = capture(model, loss, (x, targets), generator_seed=9)
+        captured = capture(model, loss, (x, targets), generator_seed=9, profile=CLASS)
         assert len(captured.trained) == len(list(model.parameters()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from milepost_ml.digests import NUMPY_CODES, compute_content_digest
-from milepost_ml.images import ContentImage
+from milepost_ml.images import ContentImage, unify_nans
 from milepost_ml.snapshots import TensorSpec
 
 SPECS = [
@@ -34,6 +34,29 @@ def test_an_image_is_a_content_digest_in_waiting() -> None:
         # What was copied stays when the source changes.
         tensors["w"] += 1
         assert compute_content_digest(tensors) != image.compute_digest()
+
+
+def test_all_nans_of_an_image_become_one_value() -> None:
+    odd = np.array([0x7FC00001, 0xFFC00000, 0x7F800001, 0x7F800000, 0x80000000, 1], dtype=np.uint32)
+    wide = np.array([0xFFF8000000000001], dtype=np.uint64).view(np.float64)
+    values = odd.view(np.float32).reshape(3, 2)
+    image = ContentImage([SPECS[0], SPECS[3], TensorSpec("i", "I32", (2,))])
+    integers = np.array([-1, 0x7FC00001], dtype=np.int32)
+    image.fill([array.ctypes.data for array in (integers, values, wide)])
+    before = image.compute_digest()
+    image.unify_nans()
+    assert image.compute_digest() != before
+    found = image.get_arrays()
+    assert found["w"].reshape(-1).view(np.uint32).tolist() == [0x7FC00000] * 3 + odd[3:].tolist()
+    assert found["é"].view(np.uint64).tolist() == [0x7FF8000000000000]
+    assert found["i"].tolist() == integers.tolist()
+    alone = unify_nans(values)
+    assert alone.tobytes() == found["w"].tobytes()
+    assert values.view(np.uint32)[0, 0] == odd[0], "the source stays as it was"
+    clean = np.array([1.0, -0.0, np.inf], dtype=np.float32)
+    assert unify_nans(clean) is clean
+    assert unify_nans(integers) is integers
+    assert unify_nans(values[0, 0:1].reshape(())).view(np.uint32) == 0x7FC00000
 
 
 def test_an_image_of_nothing() -> None:

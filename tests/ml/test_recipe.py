@@ -104,6 +104,9 @@ def test_slots_follow_from_the_optimizer(optimizer: Optimizer, slots: list[str])
 BAD_FIELDS: list[dict[str, Any]] = [
     {"format": "milepost/recipe/2"},
     {"profile": "exact"},
+    {"profile": "rounded"},
+    {"profile": "magic"},
+    {"device_class": "exact/1"},
     {"device_class": ""},
     {"device_class": "a\nb"},
     {"seed": "0" * 63},

@@ -39,7 +39,7 @@ def make_run(tmp_path: Path, **options: Any) -> tuple[Run, MLP, torch.optim.Opti
     model = MLP()
     optimizer = make_sgd(model)
     settings: dict[str, Any] = {"loss": LOSS, "every": 3, "folder": tmp_path, "seed": 1}
-    settings |= {"selfcheck": False, "quiet": True, **options}
+    settings |= {"profile": "class", "selfcheck": False, "quiet": True, **options}
     return Run("test", model, optimizer, **settings), model, optimizer
 
 
@@ -241,6 +241,7 @@ def test_several_inputs_go_into_the_model_in_order(tmp_path: Path) -> None:
         loss=functional.mse_loss,
         every=2,
         folder=tmp_path,
+        profile="class",
         quiet=True,
         selfcheck=False,
     )
@@ -393,7 +394,15 @@ def test_thawing_a_parameter_later_is_noticed(tmp_path: Path) -> None:
     model.first.bias.requires_grad_(False)
     optimizer = make_sgd(model)
     run = Run(
-        "t", model, optimizer, loss=LOSS, every=3, folder=tmp_path, quiet=True, selfcheck=False
+        "t",
+        model,
+        optimizer,
+        loss=LOSS,
+        every=3,
+        folder=tmp_path,
+        profile="class",
+        quiet=True,
+        selfcheck=False,
     )
     batches = begin(run)
     run.log(step(model, optimizer, next(batches)))

@@ -6,10 +6,15 @@ import json
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from milepost_ml.digests import compute_content_digest, compute_record_digests
+from milepost_ml.digests import (
+    compute_content_digest,
+    compute_record_digests,
+    compute_snapshot_digest,
+)
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import FolderFiles
 from milepost_ml.keyed import make_seed
@@ -39,14 +44,17 @@ RECIPE = Recipe(
         (Node("mv", (Ref(0), Ref(1))), Node("mse_loss", (Ref(3), Ref(2), 1))),
         4,
     ),
+    profile="class",
 )
 
 
-def open_scribe(folder: Path) -> Scribe:
+def open_scribe(folder: Path, profile: str = "class") -> Scribe:
     start = {"model.w": np.zeros(2, dtype=np.float32), "model.n": np.array(0)}
     return Scribe(
         folder,
-        RECIPE,
+        msgspec.structs.replace(
+            RECIPE, profile=profile, device_class="here" if profile == "class" else f"{profile}/1"
+        ),
         start=start,
         record_digests=compute_record_digests(DATA),
         about={"name": "test"},
@@ -92,6 +100,30 @@ def test_a_run_is_written_interval_by_interval(tmp_path: Path) -> None:
     row = read_steps(FolderFiles(tmp_path), recipe, 0)[1]
     assert row.gradient == compute_content_digest({"w": np.full(2, 2.0, dtype=np.float32)})
     assert row.loss == np.float32(2.0).tobytes()
+
+
+@pytest.mark.parametrize(("profile", "unified"), [("exact", True), ("class", False)])
+def test_nans_on_the_way_are_one_value_in_comparable_profiles(
+    profile: str, unified: bool, tmp_path: Path
+) -> None:
+    scribe = open_scribe(tmp_path, profile)
+    odd = np.array([0xFFC00001, 0x3F800000], dtype=np.uint32).view(np.float32)
+    images = scribe.take()
+    count = np.array(1)
+    images.model.fill([{"w": odd, "n": count}[name].ctypes.data for name in images.model.names])
+    images.optimizer.fill([odd.ctypes.data])
+    images.gradient.fill([odd.ctypes.data])
+    scribe.put(RecordedStep(images, [0, 2], 1.0, 0.1, 0.5))
+    put(scribe, 2.0)
+    put(scribe, 3.0)
+    scribe.close()
+    recipe = scribe.finish()
+    row = read_steps(FolderFiles(tmp_path), recipe, 0)[0]
+    one = np.array([0x7FC00000, 0x3F800000], dtype=np.uint32).view(np.float32)
+    expected = one if unified else odd
+    assert row.gradient == compute_content_digest({"w": expected})
+    state = {"model.w": expected, "model.n": count, "optimizer.w.momentum_buffer": expected}
+    assert row.post == compute_snapshot_digest(1, state)
 
 
 def test_interval_0_can_be_retraced_before_the_end(tmp_path: Path) -> None:

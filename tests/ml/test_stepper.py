@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from milepost_ml.digests import compute_snapshot_digest
 from milepost_ml.errors import InvalidRecord
@@ -15,6 +16,7 @@ from milepost_ml.files import DATA, FolderFiles, get_snapshot_name
 from milepost_ml.record_files import read_recipe, read_state
 from milepost_ml.snapshots import TensorSpec, read_tensors, write_tensors
 from milepost_ml.stepper import Stepper, copy_tensor
+from tests.support.models import make_task
 from tests.support.training import record
 
 
@@ -46,6 +48,44 @@ def test_steps_lead_from_snapshot_to_snapshot(tmp_path: Path) -> None:
     # The last state can be loaded, though no step follows it.
     stepper.load(12, read_state(files, recipe, 3))
     assert stepper.get_digest() == compute_snapshot_digest(12, read_state(files, recipe, 3))
+
+
+@pytest.mark.parametrize("profile", ["exact", "rounded", "class"])
+def test_nans_are_one_value_where_profiles_compare_machines(profile: str, tmp_path: Path) -> None:
+    folder = record(tmp_path, steps=2, every=1, profile=profile)
+    files = FolderFiles(folder)
+    _, recipe = read_recipe(files)
+    state = read_state(files, recipe, 1)
+    one = {name: array.copy() for name, array in state.items()}
+    for name in ("model.first.bias", "optimizer.first.bias.momentum_buffer"):
+        state[name].view(np.uint32)[0] = 0xFFC00001
+        one[name].view(np.uint32)[0] = 0x7FC00000
+    stepper = Stepper(recipe, folder / DATA)
+    stepper.load(1, state)
+    expected = compute_snapshot_digest(1, state if profile == "class" else one)
+    assert stepper.get_digest() == expected
+    result = stepper.run_step()
+    assert np.isnan(np.frombuffer(result.loss, dtype="<f4"))[0]
+    if profile != "class":
+        assert result.loss == np.uint32(0x7FC00000).tobytes()
+        again = Stepper(recipe, folder / DATA)
+        again.load(1, one)
+        assert again.run_step() == result
+
+
+def test_a_recipe_without_kernels_is_not_the_steps_failure(tmp_path: Path) -> None:
+    """Nobody can be accused of a step that this machine has no kernel for."""
+    task = make_task("mlp")
+    odd = task._replace(make=lambda: nn.Sequential(nn.Linear(12, 4), nn.Softplus()))
+    folder = record(tmp_path, task=odd, profile="class")
+    files = FolderFiles(folder)
+    _, recipe = read_recipe(files)
+    exact = msgspec.structs.replace(recipe, profile="exact", device_class="exact/1")
+    stepper = Stepper(exact, folder / DATA)
+    stepper.load(0, read_state(files, recipe, 0))
+    with pytest.raises(InvalidRecord, match="softplus") as caught:
+        stepper.run_step()
+    assert caught.value.slug == "no-exact-kernel"
 
 
 def test_data_must_be_those_of_the_recipe(tmp_path: Path) -> None:

@@ -36,7 +36,13 @@ def test_home_as_milepost_dev_writes_it(home: Path) -> None:
     assert (settings.host, settings.port, settings.name) == ("127.0.0.1", 7101, "node-1")
     assert settings.signer.public == make_signer("node-1").public
     assert settings.genesis == make_named_genesis(4)
+    assert settings.threads == 1
     assert settings.limits == Limits()
+
+
+def test_threads_can_be_set(home: Path) -> None:
+    append(home, "threads = 3\n")
+    assert read_settings(home).threads == 3
 
 
 def test_limits_can_be_set(home: Path) -> None:
@@ -57,6 +63,7 @@ def test_limits_can_be_set(home: Path) -> None:
         ('name = "node-1"', 'name = ""', r"name = '' must be text"),
         ('name = "node-1"', 'nmae = "node-1"', r"unknown key 'nmae'; known are .*name"),
         ('malicious = ""', 'log_level = "loud"', r"log_level = 'loud' must be one of"),
+        ('malicious = ""', "threads = 0", r"threads = 0 must be a whole number from 1 to 1024"),
         ('malicious = ""', "limits = 3", r"limits must be a table"),
         (
             'malicious = ""',

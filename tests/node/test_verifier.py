@@ -37,7 +37,9 @@ from milepost_node.tasks import plan_records, plan_retracing
 from milepost_node.verifier import ATTEMPTS, Verifier
 from tests.support.ledger import Ledger
 from tests.support.nodes import (
+    DEVICE,
     FAST,
+    OTHER_DEVICE,
     ScriptedRetracer,
     Upload,
     make_named_genesis,
@@ -311,6 +313,28 @@ async def test_other_device_class_means_silence(
     assert desk.retracer.asked == [("start", 0)]
     slugs = [getattr(record, "slug", "") for record in caplog.records]
     assert slugs.count("device-class") == 5
+
+
+async def test_every_device_class_of_the_machine_is_retrained(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    upload = make_upload("elsewhere")
+    other = replace_submit(upload, replace(upload.submit, device_class=OTHER_DEVICE))
+    desk.have_files(other)
+    desk.ledger.start(other.record)
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(Attest))
+    assert desk.verifier.device_classes == (OTHER_DEVICE, DEVICE)
+
+
+async def test_wrong_arithmetic_is_said_loudly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(tmp_path)
+    desk.retracer.fault = "the known answer is 1, here 2"
+    async with working(desk):
+        await wait_until(lambda: desk.verifier.device_classes)
+    (record,) = [each for each in caplog.records if "EXACT ARITHMETIC" in each.getMessage()]
+    assert (record.levelname, getattr(record, "reason", "")) == ("ERROR", desk.retracer.fault)
 
 
 def replace_submit(upload: Upload, submit: Submit) -> Upload:

@@ -6,18 +6,20 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import torch
 from msgspec.structs import replace
 
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import encode
 from milepost_consensus.merkle import verify_path
 from milepost_consensus.submissions import Submit, get_interval_steps
+from milepost_ml.admission import build_submit
 from milepost_ml.files import build_manifest, encode_manifest
 from milepost_node.blobs import BlobStore, store_bytes
 from milepost_node.jobs import (
-    DeviceClass,
+    DeviceClasses,
     Failed,
-    GetDeviceClass,
+    GetDeviceClasses,
     GetStepCommitment,
     RecomputeStep,
     Refused,
@@ -30,7 +32,7 @@ from milepost_node.jobs import (
 )
 from milepost_node.worker import Worker
 from tests.support.node_processes import record_run
-from tests.support.records import EVERY, Spoilt
+from tests.support.records import EVERY, Spoilt, record_tiny_run
 
 pytestmark = pytest.mark.slow
 
@@ -42,10 +44,10 @@ POISON = 2 * EVERY + 1
 class Desk:
     """A worker and its blob folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, threads: int = 1) -> None:
         self.blobs = folder / "blobs"
         BlobStore(self.blobs, store_bytes=10**9)
-        self.worker = Worker(self.blobs)
+        self.worker = Worker(self.blobs, threads=threads)
 
     def store(self, run: Path) -> None:
         """Put the files of a run into the blob folder."""
@@ -73,9 +75,34 @@ def test_honest_record(desk: Desk, tiny_run: Path, tiny_submit: Submit) -> None:
     assert other.work_digest != answer.work_digest, "work cannot be copied from a colleague"
 
 
-def test_device_class_is_the_one_that_records_are_made_on(desk: Desk, tiny_submit: Submit) -> None:
-    answer = desk.worker.perform(GetDeviceClass())
-    assert answer == DeviceClass(tiny_submit.device_class)
+@pytest.mark.parametrize("profile", ["exact", "rounded"])
+def test_runs_of_every_machine_with_threads_of_this_ones(
+    profile: str, tmp_path: Path, tiny_run: Path, tiny_submit: Submit
+) -> None:
+    before = torch.get_num_threads()
+    desk = Desk(tmp_path, threads=2)
+    run = record_tiny_run(tmp_path, profile=profile)
+    submit = build_submit(run)[0]
+    desk.store(run)
+    desk.store(tiny_run)
+    try:
+        for _ in range(2):
+            answer = desk.worker.perform(RetraceInterval(encode(submit), 1, ME, EVERY + 1))
+            assert isinstance(answer, Retrace)
+            assert answer.agrees
+            assert torch.get_num_threads() == 2
+            # One of profile class in between goes down to one thread, and only that one.
+            answer = desk.worker.perform(RetraceInterval(encode(tiny_submit), 1, ME, EVERY + 1))
+            assert isinstance(answer, Retrace)
+            assert answer.agrees
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_device_classes_are_those_that_records_are_made_on(desk: Desk, tiny_submit: Submit) -> None:
+    answer = desk.worker.perform(GetDeviceClasses())
+    assert answer == DeviceClasses(("exact/1", "rounded/1", tiny_submit.device_class), "")
 
 
 def test_poisoned_record_is_well_formed_but_does_not_retrace(desk: Desk, tmp_path: Path) -> None:

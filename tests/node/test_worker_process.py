@@ -17,8 +17,8 @@ from milepost_consensus.problems import PROBLEMS
 from milepost_node.errors import InvalidRequest, WorkerError
 from milepost_node.jobs import (
     Answer,
-    DeviceClass,
-    GetDeviceClass,
+    DeviceClasses,
+    GetDeviceClasses,
     Job,
     RecomputeStep,
     Retrace,
@@ -55,9 +55,9 @@ async def open_worker(
 
 async def get_name(worker: WorkerProcess) -> str:
     """The device class that a worker states; here its process id."""
-    answer = await worker.run(GetDeviceClass())
-    assert isinstance(answer, DeviceClass)
-    return answer.name
+    answer = await worker.run(GetDeviceClasses())
+    assert isinstance(answer, DeviceClasses)
+    return answer.names[0]
 
 
 def is_alive(pid: int) -> bool:
@@ -161,7 +161,7 @@ async def test_what_libraries_print_is_logged_and_garbles_nothing(
 
 async def test_frames() -> None:
     jobs: list[Job] = [
-        GetDeviceClass(),
+        GetDeviceClasses(),
         RetraceInterval(b"s", 1, b"v", 2),
         RecomputeStep(b"s", 1, 2, b""),
     ]
@@ -170,7 +170,7 @@ async def test_frames() -> None:
     assert read_job(pipe) is None
     reader = asyncio.StreamReader()
     answers: list[Answer] = [
-        DeviceClass("x"),
+        DeviceClasses(("x", "y"), "fault"),
         Retrace(False, 3, b"l", (b"p",), b"r", b"s", "loss", b"w", 5, 6),
     ]
     for answer in answers:

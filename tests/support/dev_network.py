@@ -16,7 +16,7 @@ import httpx
 from milepost import network
 from tests.support.cli import Outcome, get_command, run_cli
 
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 STOP_SECONDS = 60.0
 
 

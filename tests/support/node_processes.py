@@ -21,7 +21,7 @@ from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.members import Genesis, compute_network_id
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import Submit, compute_submission_id, make_tx
+from milepost_consensus.submissions import CLASS, Submit, compute_submission_id, make_tx
 from milepost_ml.admission import build_submit
 from milepost_ml.files import encode_manifest
 from milepost_ml.recorder import Run
@@ -29,7 +29,7 @@ from tests.support.ledger import make_genesis, make_signer
 from tests.support.nodes import write_home
 from tests.support.records import BATCH_SIZE, EVERY, RECORDS, STEPS, TinyNet
 
-START_SECONDS = 120.0
+START_SECONDS = 600.0
 VERDICT_SECONDS = 120.0
 QUICK = Params(
     min_block_ms=20,
@@ -42,7 +42,9 @@ QUICK = Params(
 )
 
 
-def record_run(parent: Path, name: str, *, poisoned: Container[int] = ()) -> Path:
+def record_run(
+    parent: Path, name: str, *, poisoned: Container[int] = (), profile: str = CLASS
+) -> Path:
     """Record TinyNet; at the `poisoned` steps it learns other labels than the record says."""
     rng = np.random.default_rng(11)
     inputs = torch.from_numpy(rng.normal(size=(RECORDS, 6)).astype(np.float32))
@@ -61,6 +63,7 @@ def record_run(parent: Path, name: str, *, poisoned: Container[int] = ()) -> Pat
         every=EVERY,
         folder=parent,
         seed=len(name),
+        profile=profile,
         selfcheck=False,
         quiet=True,
     )
@@ -165,7 +168,8 @@ class NodeProcesses:
         code = self.running[index].poll()
         assert code is None, f"node {index} ended with {code}:\n{self.read_log(index)}"
         try:
-            return self._http.get(f"{self.urls[index]}/health/ready").status_code == 200
+            ready = self._http.get(f"{self.urls[index]}/health/ready").status_code == 200
+            return ready and bool(self.get(index, "/v1/status")["device_classes"])
         except httpx.HTTPError:
             return False
 

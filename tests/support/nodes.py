@@ -31,7 +31,7 @@ from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from milepost_ml.files import Manifest, ManifestFile, compute_file_names, encode_manifest
 from milepost_node.app import make_app
 from milepost_node.errors import InvalidRequest, PeerError
-from milepost_node.jobs import Retrace, StepCommitment
+from milepost_node.jobs import DeviceClasses, Retrace, StepCommitment
 from milepost_node.node import Node
 from milepost_node.settings import Limits, Settings, read_settings
 from tests.support.ledger import Record, make_genesis, make_record, make_signer
@@ -47,6 +47,7 @@ FAST = Params(
 )
 """Blocks as fast as they come; windows long enough for a slow machine."""
 DEVICE = "test"
+OTHER_DEVICE = "another"
 WAIT_SECONDS = 60.0
 
 
@@ -94,6 +95,8 @@ class ScriptedRetracer:
     gate: asyncio.Event | None = None
     """If set, validation waits for it."""
     asked: list[tuple[str, int]] = field(default_factory=list)
+    fault: str = ""
+    """Why exact arithmetic is not among its device classes."""
     stall: bool = False
     """Whether retracing never comes to an end."""
     stopped: bool = False
@@ -101,8 +104,8 @@ class ScriptedRetracer:
     async def start(self) -> None:
         self.asked.append(("start", 0))
 
-    async def get_device_class(self) -> str:
-        return DEVICE
+    async def get_device_classes(self) -> DeviceClasses:
+        return DeviceClasses((OTHER_DEVICE, DEVICE), self.fault)
 
     async def validate_record(self, submit: Submit) -> None:
         self.asked.append(("validate", 0))

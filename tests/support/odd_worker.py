@@ -13,9 +13,9 @@ from pathlib import Path
 
 from milepost_node.jobs import (
     Answer,
-    DeviceClass,
+    DeviceClasses,
     Failed,
-    GetDeviceClass,
+    GetDeviceClasses,
     Job,
     Refused,
     Valid,
@@ -26,8 +26,8 @@ from milepost_node.worker import take_pipes
 
 
 def answer(job: Job) -> Answer:
-    if isinstance(job, GetDeviceClass):
-        return DeviceClass(f"pid {os.getpid()}")
+    if isinstance(job, GetDeviceClasses):
+        return DeviceClasses((f"pid {os.getpid()}",), "")
     return Valid()
 
 

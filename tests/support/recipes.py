@@ -37,4 +37,5 @@ def make_recipe() -> Recipe:
         optimizer=SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False),
         rates=((3, 0.1), (4, 0.05)),
         graph=make_graph(),
+        profile="class",
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from milepost_consensus.submissions import Submit
+from milepost_consensus.submissions import CLASS, Submit
 from milepost_ml.admission import build_submit
 from milepost_ml.files import FolderFiles, Manifest, build_manifest, encode_manifest
 from milepost_ml.recipe import Recipe
@@ -45,7 +45,9 @@ class TinyNet(torch.nn.Module):
         return result
 
 
-def record_tiny_run(parent: Path, *, name: str = "tiny", seed: int = 7) -> Path:
+def record_tiny_run(
+    parent: Path, *, name: str = "tiny", seed: int = 7, profile: str = CLASS
+) -> Path:
     """Record a run of TinyNet with SGD, momentum and a schedule; returns the run's folder."""
     rng = np.random.default_rng(seed)
     inputs = torch.from_numpy(rng.normal(size=(RECORDS, 6)).astype(np.float32))
@@ -64,6 +66,7 @@ def record_tiny_run(parent: Path, *, name: str = "tiny", seed: int = 7) -> Path:
         every=EVERY,
         folder=parent,
         seed=seed,
+        profile=profile,
         selfcheck=False,
         quiet=True,
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from milepost_consensus.submissions import CLASS
 from milepost_ml.recorder import Run
 from tests.support.models import Task, make_model, make_task
 
@@ -41,6 +42,7 @@ def record(
     after: Cheat | None = None,
     selfcheck: bool = False,
     seed: int = 3,
+    profile: str = CLASS,
 ) -> Path:
     """Record a run and return its folder.
 
@@ -58,6 +60,7 @@ def record(
         every=every,
         folder=parent,
         seed=seed,
+        profile=profile,
         selfcheck=selfcheck,
         quiet=True,
     )

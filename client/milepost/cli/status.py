@@ -85,6 +85,17 @@ def _print_nodes(answers: list[dict[str, Any]]) -> None:
         [_describe_node(answer) for answer in answers],
         right=("height",),
     )
+    for device_class, names in group_device_classes(alive).items():
+        output.say(f"Retrained as {device_class} by {len(names)} of {len(alive)} nodes")
+
+
+def group_device_classes(answers: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Which nodes repeat which arithmetic, the strongest first."""
+    groups: dict[str, list[str]] = {}
+    for answer in answers:
+        for device_class in answer.get("device_classes", ()):
+            groups.setdefault(device_class, []).append(str(answer.get("node", "")))
+    return groups
 
 
 def _describe_node(answer: dict[str, Any]) -> tuple[str, ...]:
@@ -102,11 +113,12 @@ def _describe_node(answer: dict[str, Any]) -> tuple[str, ...]:
 
 def _print_recent(recent: list[dict[str, Any]]) -> None:
     output.print_table(
-        ("submission", "name", "intervals", "phase", "verdict", "block"),
+        ("submission", "name", "profile", "intervals", "phase", "verdict", "block"),
         [
             (
                 submissions.get_short_id(entry["submission"]),
                 entry["submission"]["submit"]["name"],
+                entry["submission"]["submit"]["profile"],
                 str(len(entry["submission"]["submit"]["step_roots"])),
                 entry["submission"]["phase"],
                 entry["verdict"]["outcome"] if entry["verdict"] else "",

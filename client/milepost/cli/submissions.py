@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from milepost.cli import output
+from milepost_consensus.submissions import CLASS
+from milepost_consensus.verdicts import PROFILE_MEANINGS
 
 PHASES = {
     "anchored": "waiting until enough validators hold the record",
@@ -112,7 +114,7 @@ def print_submission(answer: dict[str, Any], names: Mapping[str, str]) -> None:
     sender = names.get(submission["sender"], submission["sender"][:16])
     output.say(
         f"  {count} intervals of {submit['steps_per_interval']} steps,"
-        f" {submit['records']:,} records"
+        f" {submit['records']:,} records; profile {describe_profile(submit)}"
     )
     output.say(f"  submitted by {sender} in block {submission['anchored_height']}")
     output.say(f"  {PHASES.get(submission['phase'], submission['phase'])}")
@@ -129,11 +131,18 @@ def print_submission(answer: dict[str, Any], names: Mapping[str, str]) -> None:
         output.say(describe_verdict(verdict, names), style=STYLES.get(verdict["outcome"], ""))
 
 
+def describe_profile(submit: dict[str, Any]) -> str:
+    """The arithmetic profile, with what it means or whose it is."""
+    profile: str = submit["profile"]
+    meaning = submit["device_class"] if profile == CLASS else PROFILE_MEANINGS.get(profile)
+    return f"{profile} ({meaning})" if meaning else profile
+
+
 def describe_verdict(verdict: dict[str, Any], names: Mapping[str, str]) -> str:
     """The verdict in a line or two."""
     text = (
         f"{verdict['outcome']}  block {verdict['height']} · assurance {verdict['assurance']} ·"
-        f" {verdict['reason']}"
+        f" profile {verdict['profile']} · {verdict['reason']}"
     )
     if verdict["overruled"]:
         overruled = ", ".join(names.get(each, each[:8]) for each in verdict["overruled"])

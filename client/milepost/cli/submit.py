@@ -78,7 +78,8 @@ def _print_result(result: Delivery, *, wait: bool) -> None:
         if verdict.outcome != "VALID":
             text = f"{verdict.reason}; {text}"
     output.say(
-        f"{verdict.outcome} in block {verdict.height} · assurance {verdict.assurance} · {text}",
+        f"{verdict.outcome} in block {verdict.height} · assurance {verdict.assurance} ·"
+        f" profile {verdict.profile} · {text}",
         style=submissions.STYLES.get(verdict.outcome, ""),
     )
     output.say(f"Proof  {result.proof}")

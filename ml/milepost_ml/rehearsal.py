@@ -1,0 +1,140 @@
+"""Runs a captured graph beside the model it was captured from, before anything is recorded.
+
+Loss and gradients must agree bit for bit in the arithmetic of the run; where they do not, no
+verifier would get what the training got.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from milepost_ml.arithmetic.profiles import Profile
+from milepost_ml.errors import RecordingError, RefusedOperator
+from milepost_ml.graph import GraphRunner
+from milepost_ml.nodes import Graph
+
+Loss = Callable[[Any, Any], torch.Tensor]
+
+
+class StepModule(torch.nn.Module):
+    """The forward-and-loss computation of one step: all tensors but the last go into the model."""
+
+    def __init__(self, model: torch.nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = (loss,)  # in a tuple, so that a loss module is not registered as a part
+
+    def forward(self, *batch: torch.Tensor) -> torch.Tensor:
+        return self._loss[0](self.model(*batch[:-1]), batch[-1])
+
+
+_Result = tuple[torch.Tensor, dict[str, torch.Tensor | None]]
+"""A loss, and the gradients of the parameters."""
+
+
+def _refuse(what: str, slug: str = "cannot-capture") -> RecordingError:
+    return RecordingError(what, slug=slug)
+
+
+class Rehearsal:
+    """One step of a module and of its graph, on copies of the module's tensors."""
+
+    def __init__(
+        self,
+        module: StepModule,
+        graph: Graph,
+        batch: Sequence[torch.Tensor],
+        generator_seed: int,
+        profile: Profile,
+    ) -> None:
+        self._module, self._graph, self._batch = module, graph, batch
+        self._seed, self._profile = generator_seed, profile
+        self._nodes_done = 0
+
+    def compare(self, places: Sequence[str]) -> frozenset[str]:
+        """The parameters with a gradient, if graph and module agree on all bits.
+
+        `places` says for people where the graph's nodes come from.  Leaves torch's generator as it
+        was.  Raises RecordingError: cannot-capture, unknown-operator, no-exact-kernel.
+        """
+        state = torch.random.get_rng_state()
+        try:
+            # The graph first: its nodes tell which layer an operator without a kernel is in.
+            repeated, found = self._run_graph()
+            loss, expected = self._run_module()
+        except RefusedOperator as error:
+            forward = self._nodes_done < len(places)
+            place = places[self._nodes_done] if forward else "the backward pass"
+            raise _refuse(
+                f"{place} uses {error.operator}, which has no exact kernel ({error.reason})."
+                " Profiles rounded and class compute it",
+                "no-exact-kernel",
+            ) from error
+        finally:
+            torch.random.set_rng_state(state)
+        for name, gradient in expected.items():
+            _compare(name, gradient, found[name])
+        if not _is_same(loss, repeated):
+            raise _refuse("the captured graph does not give the loss that your model gives")
+        return frozenset(name for name, gradient in expected.items() if gradient is not None)
+
+    def _run_graph(self) -> _Result:
+        """By the interpreter."""
+        model = self._module.model
+        parameters = {
+            name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
+            for name, tensor in model.named_parameters()
+        }
+        buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
+        data = {f"data.{index}": tensor for index, tensor in enumerate(self._batch)}
+        sources = {"parameter": parameters, "buffer": buffers, "data": data}
+        runner = GraphRunner(self._graph)
+        self._differentiate(lambda: runner.run(sources, self._count))
+        return self._loss, {name: tensor.grad for name, tensor in parameters.items()}
+
+    def _count(self, _: object) -> None:
+        self._nodes_done += 1
+
+    def _run_module(self) -> _Result:
+        """By eager PyTorch."""
+        twin = copy.deepcopy(self._module)
+        twin.model.zero_grad(set_to_none=True)
+        self._differentiate(lambda: twin(*self._batch))
+        return self._loss, {name: tensor.grad for name, tensor in twin.model.named_parameters()}
+
+    def _differentiate(self, run: Callable[[], torch.Tensor]) -> None:
+        self._profile.reseed(self._seed)
+        with self._profile.active():
+            self._loss = run()
+            _require_scalar(self._loss, self._profile.dtype)
+            self._loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _require_scalar(loss: Any, dtype: torch.dtype) -> None:
+    if not isinstance(loss, torch.Tensor) or loss.shape != () or loss.dtype != dtype:
+        raise _refuse(f"loss(output, target) must give one {dtype} number; check loss= of the run")
+    if not loss.requires_grad:
+        raise _refuse("the loss depends on no parameter that can be trained")
+
+
+def _compare(name: str, gradient: torch.Tensor | None, other: torch.Tensor | None) -> None:
+    """Raises RecordingError if module and graph give a parameter other gradients."""
+    if gradient is not None and gradient.is_sparse:
+        raise _refuse(f"{name} has sparse gradients; use sparse=False", "unknown-operator")
+    if (gradient is None) != (other is None) or (
+        gradient is not None and other is not None and not _is_same(gradient, other)
+    ):
+        raise _refuse(
+            f"the captured graph does not give the gradient of {name} that your model gives."
+            " Does forward use Python or numpy randomness, the time, or state that is neither"
+            " parameter nor buffer?"
+        )
+
+
+def _is_same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Equality of all bits; NaN equals NaN."""
+    return left.detach().numpy().tobytes() == right.detach().numpy().tobytes()
