@@ -6,10 +6,17 @@ import platform
 import sys
 from collections.abc import Callable
 
+from tests.bench.arithmetic import bench_arithmetic
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
+from tests.bench.rounded import bench_rounded
 
-BENCHES: dict[str, Callable[[], None]] = {"recorder": bench_recorder, "ledger": bench_ledger}
+BENCHES: dict[str, Callable[[], None]] = {
+    "arithmetic": bench_arithmetic,
+    "recorder": bench_recorder,
+    "rounded": bench_rounded,
+    "ledger": bench_ledger,
+}
 
 
 def main() -> None:

@@ -19,47 +19,11 @@ from torch.nn import functional
 
 from milepost_ml.datasets import load_mnist_5k
 from milepost_ml.recorder import Run
+from tests.bench.models import LeNet5, make_mlp
 
 STEPS: Final = 200
 EVERY: Final = 25
 PAIRS: Final = 7
-
-
-class LeNet5(nn.Module):
-    """61,706 parameters: two convolutions, three linear layers, tanh, average pooling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2),
-            nn.Tanh(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            nn.Tanh(),
-            nn.AvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(400, 120),
-            nn.Tanh(),
-            nn.Linear(120, 84),
-            nn.Tanh(),
-            nn.Linear(84, 10),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layers(images)
-        return logits
-
-
-def make_mlp() -> nn.Module:
-    """235,146 parameters: the recorder's hardest case, much state for little arithmetic."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(784, 256),
-        nn.ReLU(),
-        nn.Linear(256, 128),
-        nn.ReLU(),
-        nn.Linear(128, 10),
-    )
 
 
 def _train_plain(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int) -> float:
