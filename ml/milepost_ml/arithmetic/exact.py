@@ -33,15 +33,16 @@ from milepost_ml.arithmetic.table import HANDLERS, get_overload, refuse
 VERSION: Final = "exact/1"
 """Changes whenever a bit of any rule does."""
 
-# PyTorch's switches for the ways to compute attention, as (getter, setter), the formula last.
-_ATTENTION: Final[tuple[tuple[Any, Any], ...]] = (
-    (torch._C._get_flash_sdp_enabled, torch._C._set_sdp_use_flash),
-    (torch._C._get_mem_efficient_sdp_enabled, torch._C._set_sdp_use_mem_efficient),
-    (torch._C._get_cudnn_sdp_enabled, torch._C._set_sdp_use_cudnn),
-    (torch._C._get_overrideable_sdp_enabled, torch._C._set_sdp_use_overrideable),
-    (torch._C._get_math_sdp_enabled, torch._C._set_sdp_use_math),
+# Fused attention and oneDNN's recurrent layers have no written order; the formulas in terms of
+# products and elementwise operators have.  PyTorch's switches, as (getter, setter, value).
+_SWITCHES: Final[tuple[tuple[Any, Any, bool], ...]] = (
+    (torch._C._get_flash_sdp_enabled, torch._C._set_sdp_use_flash, False),
+    (torch._C._get_mem_efficient_sdp_enabled, torch._C._set_sdp_use_mem_efficient, False),
+    (torch._C._get_cudnn_sdp_enabled, torch._C._set_sdp_use_cudnn, False),
+    (torch._C._get_overrideable_sdp_enabled, torch._C._set_sdp_use_overrideable, False),
+    (torch._C._get_math_sdp_enabled, torch._C._set_sdp_use_math, True),
+    (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
 )
-_FORMULA_ONLY: Final = (False, False, False, False, True)
 
 _NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
 
@@ -56,7 +57,7 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         handlers = HANDLERS | {get_overload(name): draw for name, draw in draws.items()}
         # Operators live as long as the process; hashing one takes longer than its number.
         self._handlers = {id(overload): handler for overload, handler in handlers.items()}
-        self._attention: list[bool] = []
+        self._before: list[bool] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -68,16 +69,15 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._draws.reseed(seed)
 
     def __enter__(self) -> ExactMode:
-        # Fused attention has no written order; the formula in terms of products and softmax has.
-        self._attention = [get() for get, _ in _ATTENTION]
-        for (_, switch), wanted in zip(_ATTENTION, _FORMULA_ONLY, strict=True):
+        self._before = [get() for get, _, _ in _SWITCHES]
+        for _, switch, wanted in _SWITCHES:
             switch(wanted)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *reason: Any) -> None:
         super().__exit__(*reason)  # type: ignore[no-untyped-call]
-        for (_, switch), before in zip(_ATTENTION, self._attention, strict=True):
+        for (_, switch, _), before in zip(_SWITCHES, self._before, strict=True):
             switch(before)
 
     def __torch_dispatch__(

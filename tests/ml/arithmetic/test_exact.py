@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,62 @@ def test_optimizers_mean_what_pytorch_means(
         states.append([p.detach().clone() for p in model.parameters()])
     for mine, theirs in zip(*states, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_mean_what_pytorch_means(make: Any) -> None:
+    torch.manual_seed(0)
+    model = make(8, 16, num_layers=2, batch_first=True)
+    x, results = _random(4, 7, 8), []
+    for mode in (nullcontext(), ExactMode()):
+        model.zero_grad()
+        with mode:
+            y = model(x)[0]
+            torch.autograd.backward(y.sum())
+        results.append([y.detach(), *(p.grad.clone() for p in model.parameters())])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def _iterate_rnn(h: Tensor, a: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    return (layer(h) + a).tanh()
+
+
+def _iterate_gru(h: Tensor, a: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    (a1, a2, a3), (b1, b2, b3) = a.chunk(3, 1), layer(h).chunk(3, 1)
+    r, z = (b1 + a1).sigmoid(), (b2 + a2).sigmoid()
+    n = (a3 + b3 * r).tanh()
+    return (h - n) * z + n
+
+
+@pytest.mark.parametrize(("make", "iterate"), [(nn.RNN, _iterate_rnn), (nn.GRU, _iterate_gru)])
+def test_recurrent_layers_are_their_formula_exact_vector(make: Any, iterate: Any) -> None:
+    torch.manual_seed(0)
+    model, x, h = make(8, 16, batch_first=True), _random(4, 7, 8), torch.zeros(4, 16)
+    w_in, w_hidden, b_in, b_hidden = model._flat_weights
+    with ExactMode():
+        y, results = model(x)[0], []
+        for step in range(7):
+            a = functional.linear(x[:, step], w_in, b_in)
+            h = iterate(h, a, lambda v: functional.linear(v, w_hidden, b_hidden))
+            results.append(h)
+    assert _bits(y) == _bits(torch.stack(results, 1))
+
+
+def test_an_lstm_is_its_formula_exact_vector() -> None:
+    torch.manual_seed(0)
+    model, x = nn.LSTM(8, 16, batch_first=True), _random(4, 7, 8)
+    w_in, w_hidden, b_in, b_hidden = model._flat_weights
+    h, c, results = torch.zeros(4, 16), torch.zeros(4, 16), []
+    with ExactMode():
+        y = model(x)[0]
+        for step in range(7):
+            a = functional.linear(x[:, step], w_in, b_in)
+            i, f, q, o = (functional.linear(h, w_hidden, b_hidden) + a).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * q.tanh()
+            h = o.sigmoid() * c.tanh()
+            results.append(h)
+    assert _bits(y) == _bits(torch.stack(results, 1))
 
 
 def _train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:

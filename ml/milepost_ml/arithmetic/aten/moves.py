@@ -11,7 +11,15 @@ from milepost_ml.arithmetic.table import computes, passes, refuse
 # Views and copies.
 passes(
     *("alias", "as_strided", "clone", "contiguous", "copy_", "detach_", "diagonal"),
-    *("expand", "lift_fresh", "permute", "select.int", "slice.Tensor", "split.Tensor"),
+    *(
+        "expand",
+        "lift_fresh",
+        "permute",
+        "select.int",
+        "slice.Tensor",
+        "split.Tensor",
+        "unsafe_split.Tensor",
+    ),
     *("split_with_sizes", "squeeze", "squeeze.dim", "squeeze.dims", "transpose.int"),
     *("unbind.int", "unfold", "unsqueeze", "_reshape_alias", "_unsafe_view", "t_"),
     *("squeeze_", "squeeze_.dim", "unsqueeze_", "transpose_", "resize_", "set_.source_Tensor"),
