@@ -203,7 +203,8 @@ def test_recurrent_layers_are_their_formula_exact_vector(make: Any, iterate: Any
 
 def test_an_lstm_is_its_formula_exact_vector() -> None:
     torch.manual_seed(0)
-    model, x = nn.LSTM(8, 16, batch_first=True), _random(4, 7, 8)
+    model: Any = nn.LSTM(8, 16, batch_first=True)
+    x = _random(4, 7, 8)
     w_in, w_hidden, b_in, b_hidden = model._flat_weights
     h, c, results = torch.zeros(4, 16), torch.zeros(4, 16), []
     with ExactMode():
