@@ -60,11 +60,30 @@ def refuse(name: str, why: str) -> RefusedOperator:
     return RefusedOperator(name, why)
 
 
+def require(condition: bool, name: str, what: str, *values: object) -> None:
+    """Raises RuntimeError, as PyTorch's own checks do, which this arithmetic goes around.
+
+    `what` is formatted with the values, shapes mostly, when it is needed.
+    """
+    if not condition:
+        raise RuntimeError(f"{name}: {what.format(*map(_describe, values))}")
+
+
+def _describe(value: object) -> object:
+    return list(value) if isinstance(value, torch.Size) else value
+
+
 def require_float32(name: str, tensors: Iterable[torch.Tensor | None]) -> None:
-    """Raises RefusedOperator unless all tensors that are there hold float32."""
+    """Raises RefusedOperator unless all tensors that are there hold float32 on one device."""
+    is_cpu = None
     for tensor in tensors:
-        if tensor is not None and tensor.dtype is not torch.float32:
+        if tensor is None:
+            continue
+        if tensor.dtype is not torch.float32:
             raise refuse(name, f"it is given {tensor.dtype}; exact arithmetic computes float32")
+        if is_cpu is None:
+            is_cpu = tensor.is_cpu
+        require(tensor.is_cpu is is_cpu, name, "its tensors lie on different devices")
 
 
 class Dims(NamedTuple):
@@ -84,6 +103,9 @@ def normalize_dims(x: torch.Tensor, dims: Sequence[int] | int | None) -> Dims:
 
 @functools.lru_cache(maxsize=1024)
 def _normalize_dims(shape: tuple[int, ...], dims: tuple[int, ...]) -> Dims:
+    for dim in dims:
+        if not -max(len(shape), 1) <= dim < max(len(shape), 1):
+            raise IndexError(f"dimension {dim} of a tensor with {len(shape)} dimensions")
     chosen = sorted({dim % len(shape) for dim in dims} if dims and shape else range(len(shape)))
     kept = tuple(1 if dim in chosen else size for dim, size in enumerate(shape))
     return Dims(tuple(chosen), kept, math.prod(shape[dim] for dim in chosen))

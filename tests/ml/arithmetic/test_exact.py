@@ -279,6 +279,65 @@ def test_out_of_range_targets_and_indices_are_errors() -> None:
             functional.embedding(torch.tensor([3]), _random(3, 2))
 
 
+_MISFITS: dict[str, Callable[[], object]] = {
+    "mm": lambda: torch.mm(_ROWS, _ROWS),
+    "bmm": lambda: torch.bmm(_X[0], _X[1, :5]),
+    "mv": lambda: torch.mv(_ROWS, _ROWS[:, 0]),
+    "dot": lambda: torch.dot(_ROWS[0], _ROWS[0, :5]),
+    "addmm": lambda: torch.addmm(_ROWS[0, :7], _ROWS, _ROWS.t()),
+    "linear": lambda: functional.linear(_ROWS, _ROWS[:, :7]),
+    "linear's bias": lambda: functional.linear(_ROWS, _ROWS, _ROWS[0]),
+    "conv2d": lambda: functional.conv2d(_X, _random(4, 5, 3, 3)),
+    "conv2d's groups": lambda: functional.conv2d(_X, _random(4, 3, 3, 3), groups=3),
+    "conv2d's bias": lambda: functional.conv2d(_X, _random(4, 6, 3, 3), _random(5)),
+    "conv2d's kernel": lambda: functional.conv2d(_X, _random(4, 6, 9, 3)),
+    "conv2d's stride": lambda: functional.conv2d(_X, _random(4, 6, 3, 3), stride=0),
+    "conv2d's padding": lambda: functional.conv2d(_X, _random(4, 6, 3, 3), padding=-1),
+    "conv1d": lambda: functional.conv1d(_X[0], _random(4, 5, 3)),
+    "layer_norm": lambda: torch.ops.aten.native_layer_norm(_ROWS, [19], None, None, 1e-5),
+    "layer_norm's weight": lambda: torch.ops.aten.native_layer_norm(
+        _ROWS, [20], _ROWS[0, :3], None, 1e-5
+    ),
+    "batch_norm": lambda: torch.ops.aten.native_batch_norm(
+        _X, _random(5), None, None, None, True, 0.1, 1e-5
+    ),
+    "batch_norm without running values": lambda: torch.ops.aten.native_batch_norm(
+        _X, None, None, None, None, False, 0.1, 1e-5
+    ),
+    "nll_loss": lambda: torch.ops.aten.nll_loss_forward(_ROWS, _TARGETS[:5], None, 1, -100),
+    "nll_loss's weight": lambda: torch.ops.aten.nll_loss_forward(
+        _ROWS, _TARGETS, _ROWS[0, :5], 1, -100
+    ),
+    "nll_loss's type": lambda: torch.ops.aten.nll_loss_forward(
+        _ROWS, _TARGETS.int(), None, 1, -100
+    ),
+    "max_pool2d": lambda: functional.max_pool2d(_X, 9),
+    "max_pool2d's padding": lambda: functional.max_pool2d(_X, 3, padding=2),
+    "avg_pool2d's stride": lambda: torch.ops.aten.avg_pool2d(_X, [2, 2], [0, 1]),
+    "avg_pool2d's divisor": lambda: functional.avg_pool2d(_X, 2, divisor_override=0),
+    "sum": lambda: _ROWS.sum(2),
+    "softmax": lambda: _ROWS.softmax(2),
+    "amax": lambda: _ROWS.amax(-3),
+    "index_add": lambda: _ROWS.index_add(0, _TARGETS[:3], _ROWS[:4]),
+    "index_add's index": lambda: _ROWS.index_add(0, torch.tensor([12]), _ROWS[:1]),
+    "scatter_add": lambda: _ROWS.scatter_add(1, torch.tensor([[20]]), _ROWS),
+    "scatter_add's index": lambda: _ROWS.scatter_add(
+        0, torch.zeros(3, 21, dtype=torch.int64), _ROWS
+    ),
+    "index_put": lambda: _ROWS.index_put((torch.tensor([-13]),), _ROWS[:1], accumulate=True),
+    "maximum": lambda: torch.maximum(_ROWS, _ROWS[:5]),
+    "lerp": lambda: torch.lerp(_ROWS, _ROWS[:5], 0.5),
+    "add with alpha": lambda: torch.add(_ROWS, _ROWS[:5], alpha=0.5),
+}
+
+
+@pytest.mark.parametrize("name", _MISFITS)
+def test_what_does_not_fit_is_an_error(name: str) -> None:
+    with ExactMode(), pytest.raises((RuntimeError, IndexError, ValueError)) as error:
+        _MISFITS[name]()
+    assert not isinstance(error.value, RefusedOperator)
+
+
 # Chance ------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +11,13 @@ from torch import Tensor
 
 from milepost_ml.arithmetic.backends import Pooling
 from milepost_ml.arithmetic.select import get_backend
-from milepost_ml.arithmetic.table import computes, computes_in_place, refuse, require_float32
+from milepost_ml.arithmetic.table import (
+    computes,
+    computes_in_place,
+    refuse,
+    require,
+    require_float32,
+)
 
 
 @computes("native_layer_norm")
@@ -17,9 +25,12 @@ def _layer_norm(
     x: Tensor, normalized: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     require_float32("layer_norm", (x, weight, bias))
-    count = 1
-    for size in normalized:
-        count *= size
+    shape = tuple(normalized)
+    fits = bool(shape) and tuple(x.shape[-len(shape) :]) == shape
+    for tensor in (weight, bias):
+        fits = fits and (tensor is None or tuple(tensor.shape) == shape)
+    require(fits, "layer_norm", "{}, weight and bias do not end in {}", x.shape, shape)
+    count = math.prod(shape)
     y, mean, rstd = get_backend(x).layer_norm(x, count, weight, bias, eps)
     rows = (*x.shape[: x.ndim - len(normalized)], *(1 for _ in normalized))
     return y, mean.view(rows), rstd.view(rows)
@@ -56,7 +67,16 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    require_float32("batch_norm", (x, weight, bias, running_mean, running_var))
+    vectors = (weight, bias, running_mean, running_var)
+    require_float32("batch_norm", (x, *vectors))
+    require(
+        x.ndim >= 2
+        and all(vector is None or vector.shape == x.shape[1:2] for vector in vectors)
+        and (training or (running_mean is not None and running_var is not None)),
+        "batch_norm",
+        "weight, bias and running values do not fit an input {}",
+        x.shape,
+    )
     return get_backend(x).batch_norm(
         x, weight, bias, running_mean, running_var, training, momentum, eps
     )
@@ -97,15 +117,39 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
 
 
 def _make_pooling(
+    x: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> Pooling:
-    return Pooling(
-        _pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation), ceil_mode
+    return _validate_pooling(
+        x.shape,
+        _pair(kernel),
+        _pair(stride or kernel),
+        _pair(padding),
+        _pair(dilation),
+        ceil_mode,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _validate_pooling(
+    x: torch.Size,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    ceil_mode: bool,
+) -> Pooling:
+    shape = Pooling(kernel, stride, padding, dilation, ceil_mode)
+    fits = len(x) in (3, 4)
+    for size, width, step, pad, gap in zip(x[-2:], *shape[:4], strict=False):
+        fits = fits and width > 0 and step > 0 and gap > 0 and 0 <= 2 * pad <= width
+        fits = fits and gap * (width - 1) + 1 <= size + 2 * pad
+    require(fits, "pooling", "{} does not fit an input {}", shape, x)
+    return shape
 
 
 def _as_images(x: Tensor) -> Tensor:
@@ -123,7 +167,7 @@ def _max_pool2d(
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
     require_float32("max_pool2d", (x,))
-    shape = _make_pooling(kernel, stride, padding, dilation, ceil_mode)
+    shape = _make_pooling(x, kernel, stride, padding, dilation, ceil_mode)
     values, indices = get_backend(x).max_pool2d(_as_images(x), shape)
     return (values, indices) if x.ndim == 4 else (values.squeeze(0), indices.squeeze(0))
 
@@ -156,7 +200,8 @@ def _avg_pool2d(
     divisor_override: int | None = None,
 ) -> Tensor:
     require_float32("avg_pool2d", (x,))
-    shape = _make_pooling(kernel, stride, padding, (1,), ceil_mode)
+    shape = _make_pooling(x, kernel, stride, padding, (1,), ceil_mode)
+    require(divisor_override != 0, "avg_pool2d", "the divisor is zero")
     result = get_backend(x).avg_pool2d(_as_images(x), shape, count_include_pad, divisor_override)
     return result if x.ndim == 4 else result.squeeze(0)
 
@@ -173,7 +218,7 @@ def _avg_pool2d_backward(
     divisor_override: int | None,
 ) -> Tensor:
     require_float32("avg_pool2d_backward", (gradient, x))
-    shape = _make_pooling(kernel, stride, padding, (1,), ceil_mode)
+    shape = _make_pooling(x, kernel, stride, padding, (1,), ceil_mode)
     result = get_backend(x).avg_pool2d_backward(
         _as_images(gradient), _as_images(x).shape, shape, count_include_pad, divisor_override
     )
@@ -183,6 +228,7 @@ def _avg_pool2d_backward(
 @computes("_adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
     require_float32("adaptive_avg_pool2d", (x,))
+    require(x.ndim in (3, 4) and min(*size, x.numel()) > 0, "adaptive_avg_pool2d", "no elements")
     result = get_backend(x).adaptive_avg_pool2d(_as_images(x), _pair(size))
     return result if x.ndim == 4 else result.squeeze(0)
 
@@ -217,6 +263,14 @@ def _index_add(x: Tensor, dim: int, index: Tensor, rows: Tensor, *, alpha: float
     if alpha != 1:
         raise refuse("index_add", f"with alpha={alpha}")
     front, added = x.movedim(dim, 0), rows.movedim(dim, 0)
+    require(
+        front.shape[1:] == added.shape[1:] and index.shape == added.shape[:1],
+        "index_add",
+        "{} at {} does not fit {}",
+        rows.shape,
+        index.shape,
+        x.shape,
+    )
     base = front.reshape(front.shape[0], -1)
     result = get_backend(x).index_add(
         base, index.long(), added.reshape(added.shape[0], -1), _SKIP_NONE
@@ -229,12 +283,25 @@ def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     require_float32("scatter_add", (x, source))
     if x.ndim == 0:
         raise refuse("scatter_add", "to a single number")
+    dim %= x.ndim
+    require(
+        index.ndim == x.ndim == source.ndim
+        and all(
+            size <= source.shape[axis] and (axis == dim or size <= x.shape[axis])
+            for axis, size in enumerate(index.shape)
+        ),
+        "scatter_add",
+        "an index {} does not fit {} and {}",
+        index.shape,
+        source.shape,
+        x.shape,
+    )
     shape = tuple(slice(0, size) for size in index.shape)
     places = [
         torch.arange(size, device=x.device).view([-1 if a == axis else 1 for a in range(x.ndim)])
         for axis, size in enumerate(index.shape)
     ]
-    places[dim % x.ndim] = index
+    places[dim] = index
     return _add_at(x, places, source[shape])
 
 
@@ -247,7 +314,8 @@ def _index_put(
         result: Tensor = torch.ops.aten.index_put.default(x, indices, values)
         return result
     require_float32("index_put", (x, values))
-    if len(given) != len(indices) or any(index.dtype is torch.bool for index in given):
+    masks = any(index.dtype in (torch.bool, torch.uint8) for index in given)
+    if len(given) != len(indices) or len(given) > x.ndim or masks:
         raise refuse("index_put", "accumulating by masks or between whole dimensions")
     return _add_at(x, given, values)
 
@@ -256,6 +324,8 @@ def _add_at(x: Tensor, places: Sequence[Tensor], values: Tensor) -> Tensor:
     """Add values at places given for the leading dimensions, in row-major order of the places."""
     flat = torch.zeros((), dtype=torch.int64, device=x.device)
     for index, size in zip(places, x.shape, strict=False):
+        if ((index < -size) | (index >= size)).any():
+            raise IndexError(f"an index lies outside a dimension of {size}")
         flat = flat * size + torch.where(index < 0, index + size, index)
     inner = x.shape[len(places) :]
     width = inner.numel()

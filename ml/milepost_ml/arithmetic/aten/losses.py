@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from milepost_ml.arithmetic.aten.elementwise import divide, sum_exactly
 from milepost_ml.arithmetic.select import get_backend
-from milepost_ml.arithmetic.table import computes, refuse, require_float32
+from milepost_ml.arithmetic.table import computes, refuse, require, require_float32
 
 _NONE, _MEAN = 0, 1
 """Reductions as PyTorch numbers them; 2 is the sum."""
@@ -55,11 +56,31 @@ def _log_softmax_backward(gradient: Tensor, result: Tensor, dim: int, dtype: obj
     return get_backend(result).log_softmax_backward(gradient, result, dim)
 
 
+def _validate_targets(
+    name: str, x: Tensor, target: Tensor, weight: Tensor | None, dims: int
+) -> None:
+    require_float32(name, (x, weight))
+    classes = x.shape[-1] if x.ndim == 1 else x.shape[1] if x.ndim else 0
+    rows = (*x.shape[:1], *x.shape[2:]) if x.ndim > 1 else ()
+    require(
+        x.ndim in (1, 2, 4)
+        and target.ndim == dims
+        and tuple(target.shape) == rows
+        and target.dtype is torch.int64
+        and (weight is None or tuple(weight.shape) == (classes,)),
+        name,
+        "{} targets {} or weights do not fit {}",
+        target.dtype,
+        target.shape,
+        x.shape,
+    )
+
+
 @computes("nll_loss_forward")
 def _nll_loss(
     x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    require_float32("nll_loss", (x, weight))
+    _validate_targets("nll_loss", x, target, weight, x.ndim - 1)
     backend = get_backend(x)
     if x.ndim == 1:
         loss, total = backend.nll_loss(
@@ -98,7 +119,7 @@ def _get_rows(x: Tensor) -> Tensor:
 def _nll_loss2d(
     x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    require_float32("nll_loss2d", (x, weight))
+    _validate_targets("nll_loss2d", x, target, weight, 3)
     loss, total = get_backend(x).nll_loss(
         _get_rows(x), target.reshape(-1), weight, reduction, ignore_index
     )

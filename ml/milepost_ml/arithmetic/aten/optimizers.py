@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from milepost_ml.arithmetic.select import get_backend
-from milepost_ml.arithmetic.table import computes, passes, refuse, require_float32
+from milepost_ml.arithmetic.table import computes, passes, refuse, require, require_float32
 
 passes("_foreach_add_.Scalar")  # the counters of steps: whole numbers
 
@@ -21,8 +21,11 @@ def _validate(
     unusual: tuple[bool, Tensor | None, Tensor | None],
 ) -> Sequence[Tensor]:
     """The gradients, contiguous, after checking everything that a step is given."""
+    shapes = [tensor.shape for tensor in changed[0]]
     if unusual != (False, None, None):
         raise refuse(name, f"with maximize, grad_scale, found_inf = {unusual}")
+    for tensors in (*changed, gradients):
+        require([t.shape for t in tensors] == shapes or not tensors, name, "its tensors do not fit")
     for tensors in changed:
         for tensor in tensors:
             if tensor.dtype is not torch.float32 or not tensor.is_contiguous():

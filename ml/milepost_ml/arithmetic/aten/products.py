@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from milepost_ml.arithmetic.backends import Convolution
 from milepost_ml.arithmetic.select import get_backend
-from milepost_ml.arithmetic.table import computes, refuse, require_float32
+from milepost_ml.arithmetic.table import computes, refuse, require, require_float32
 
 
-@computes("mm", "bmm")
+def _validate(name: str, a: Tensor, b: Tensor, dims: int) -> None:
+    require_float32(name, (a, b))
+    require(
+        a.ndim == b.ndim == dims and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2],
+        name,
+        "{} and {} cannot be multiplied",
+        a.shape,
+        b.shape,
+    )
+
+
+@computes("mm")
 def _mm(a: Tensor, b: Tensor) -> Tensor:
-    require_float32("mm", (a, b))
+    _validate("mm", a, b, 2)
+    return get_backend(a).matmul(a, b)
+
+
+@computes("bmm")
+def _bmm(a: Tensor, b: Tensor) -> Tensor:
+    _validate("bmm", a, b, 3)
     return get_backend(a).matmul(a, b)
 
 
 @computes("mv")
 def _mv(a: Tensor, b: Tensor) -> Tensor:
-    require_float32("mv", (a, b))
-    return get_backend(a).matmul(a, b.unsqueeze(1)).squeeze(1)
+    return _mm(a, b.unsqueeze(-1)).squeeze(1)
 
 
 @computes("dot")
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    require_float32("dot", (a, b))
-    return get_backend(a).matmul(a.unsqueeze(0), b.unsqueeze(1)).view(())
+    return _mm(a.unsqueeze(0), b.unsqueeze(-1)).view(())
 
 
 def _affine(name: str, bias: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
-    require_float32(name, (bias, a, b))
+    require_float32(name, (bias,))
+    _validate(name, a, b, 3 if name == "baddbmm" else 2)
     backend = get_backend(a)
     if beta == 1 and alpha == 1 and bias.ndim == 1 and bias.shape[0] == b.shape[-1]:
         return backend.matmul(a, b, bias)
@@ -40,7 +58,7 @@ def _affine(name: str, bias: Tensor, a: Tensor, b: Tensor, beta: float, alpha: f
         product = product * alpha
     if beta == 0:
         return product
-    return product + (bias if beta == 1 else bias * beta)
+    return product + (bias if beta == 1 else bias * beta).expand(product.shape)
 
 
 @computes("addmm")
@@ -56,11 +74,12 @@ def _baddbmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: floa
 @computes("addmv")
 def _addmv(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     column = bias.unsqueeze(-1) if bias.ndim else bias
-    return _affine("addmv", column, a, b.unsqueeze(1), beta, alpha).squeeze(1)
+    return _affine("addmv", column, a, b.unsqueeze(-1), beta, alpha).squeeze(1)
 
 
 def _make_shape(
     name: str,
+    x: Tensor,
     weight: Tensor,
     stride: Sequence[int],
     padding: Sequence[int],
@@ -72,12 +91,41 @@ def _make_shape(
         raise refuse(name, "transposed convolutions have no rule; upsample and convolve")
     if weight.ndim not in (3, 4):
         raise refuse(name, f"over {weight.ndim - 2} dimensions; there are rules for one and two")
+    return _validate_shape(
+        name, x.shape, weight.shape, tuple(stride), tuple(padding), tuple(dilation), groups
+    )
 
-    def pair(values: Sequence[int], missing: int) -> tuple[int, int]:
-        full = [*values] if len(values) == weight.ndim - 2 else [*values] * (weight.ndim - 2)
+
+@functools.lru_cache(maxsize=1024)
+def _validate_shape(
+    name: str,
+    x: torch.Size,
+    weight: torch.Size,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Convolution:
+    """The geometry, over two dimensions where there is one."""
+
+    def pair(values: tuple[int, ...], missing: int) -> tuple[int, int]:
+        full = values if len(values) == len(weight) - 2 else values * (len(weight) - 2)
         return (missing, full[0]) if len(full) == 1 else (full[0], full[1])
 
-    return Convolution(pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups)
+    shape = Convolution(pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups)
+    fits = (
+        groups > 0
+        and len(x) == len(weight)
+        and weight[0] % groups == 0
+        and x[1] == weight[1] * groups
+    )
+    require(fits, name, "a weight {} in {} groups does not fit an input {}", weight, groups, x)
+    sizes, kernels = (x[2:], weight[2:]) if len(x) == 4 else ((1, *x[2:]), (1, *weight[2:]))
+    for size, width, step, pad, gap in zip(sizes, kernels, *shape[:3], strict=True):
+        fits = fits and width > 0 and step > 0 and pad >= 0 and gap > 0
+        fits = fits and gap * (width - 1) + 1 <= size + 2 * pad
+    require(fits, name, "a weight {} does not fit an input {} with {}", weight, x, shape)
+    return shape
 
 
 @computes("convolution")
@@ -93,7 +141,13 @@ def _convolution(
     groups: int,
 ) -> Tensor:
     require_float32("convolution", (x, weight, bias))
-    shape = _make_shape("convolution", weight, stride, padding, dilation, transposed, groups)
+    shape = _make_shape("convolution", x, weight, stride, padding, dilation, transposed, groups)
+    require(
+        bias is None or bias.shape == weight.shape[:1],
+        "convolution",
+        "its bias does not fit a weight {}",
+        weight.shape,
+    )
     backend = get_backend(x)
     if weight.ndim == 4:
         return backend.convolution(x, weight, bias, shape)
@@ -116,7 +170,7 @@ def _convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     name = "convolution_backward"
     require_float32(name, (gradient, x, weight))
-    shape = _make_shape(name, weight, stride, padding, dilation, transposed, groups)
+    shape = _make_shape(name, x, weight, stride, padding, dilation, transposed, groups)
     backend = get_backend(x)
     lines = weight.ndim == 3
     if lines:
