@@ -23,7 +23,7 @@ from milepost_ml.digests import (
     compute_content_digest,
     compute_record_digests,
 )
-from milepost_ml.errors import InvalidRecord, RefusedOperator
+from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA
 from milepost_ml.graph import TORCH_DTYPES, GraphRunner
 from milepost_ml.images import unify_nans
@@ -201,9 +201,6 @@ class Stepper:
                 loss = self._differentiate(data)
                 gradients = self._get_gradients()
                 self._optimizer.step()
-        except RefusedOperator as error:
-            # Not the step's fault: a verifier that has no kernel for it has nothing to say.
-            raise InvalidRecord(str(error), slug="no-exact-kernel") from error
         except _FAILURES as error:
             if "allocate memory" in str(error):  # this machine is too small; others are not
                 raise MemoryError(str(error)) from error

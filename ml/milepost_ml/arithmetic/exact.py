@@ -31,7 +31,8 @@ from milepost_ml.arithmetic.aten.draws import Draws
 from milepost_ml.arithmetic.table import HANDLERS, get_overload, refuse
 
 VERSION: Final = "exact/1"
-"""Changes whenever a bit of any rule does."""
+"""Changes whenever a bit of any rule does, and with what is refused: a step that needs a refused
+operator fails, so verifiers of one version must refuse alike."""
 
 # Fused attention and oneDNN's recurrent layers have no written order; the formulas in terms of
 # products and elementwise operators have.  PyTorch's switches, as (getter, setter, value).
