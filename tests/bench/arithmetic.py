@@ -11,15 +11,14 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from milepost_ml.arithmetic.aten.optimizers import prepare_optimizer
-from milepost_ml.arithmetic.exact import ExactMode
+from milepost_ml.arithmetic.profiles import make_profile
 from tests.bench.models import LeNet5, ResNet, Transformer, make_mlp
 
 WARM_UP: Final = 10
@@ -74,10 +73,11 @@ class _Training:
             if case.adam
             else torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
         )
-        self._mode = nullcontext()
+        self._mode: AbstractContextManager[object] = nullcontext()
         if arithmetic == "exact":
-            self._mode = ExactMode()  # type: ignore[assignment]
-            prepare_optimizer(self._optimizer)
+            profile = make_profile(arithmetic)
+            profile.set_options(self._optimizer)
+            self._mode = profile.active()
 
     def step(self, batch: Batch) -> float:
         """Do a step; the seconds it took."""

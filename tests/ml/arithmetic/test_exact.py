@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from milepost_ml.arithmetic.aten.optimizers import prepare_optimizer
 from milepost_ml.arithmetic.exact import ExactMode
 from milepost_ml.errors import RefusedOperator
 from tests.support.threads import with_threads
@@ -139,16 +138,12 @@ def test_exact_bits_do_not_depend_on_threads(name: str) -> None:
         (torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.95)}),
     ],
 )
-def test_optimizers_mean_what_pytorch_means(
-    make: type[torch.optim.Optimizer], options: dict[str, object]
-) -> None:
+def test_optimizers_mean_what_pytorch_means(make: Any, options: dict[str, Any]) -> None:
     states = []
     for exact in (False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-        optimizer = make(model.parameters(), **options)  # type: ignore[arg-type]
-        if exact:
-            prepare_optimizer(optimizer)
+        optimizer = make(model.parameters(), fused=exact, **options)
         for step in range(4):
             x = _random(6, 5, seed=step)
             if exact:
@@ -240,6 +235,8 @@ def _train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -
         ("convolution", lambda x: functional.conv_transpose2d(_X, _random(6, 2, 3, 3))),
         ("convolution", lambda x: functional.conv3d(_X, _random(4, 4, 3, 3, 3))),
         ("randn", lambda x: torch.randn(3)),
+        ("bernoulli", lambda x: torch.bernoulli(x)),
+        ("resize_", lambda x: x.resize_(50)),
         ("arange", lambda x: torch.arange(0, 1, 0.1)),
         ("exponential_", lambda x: x.clone().exponential_()),
         ("view.dtype", lambda x: x.view(torch.int32)),
@@ -254,8 +251,7 @@ def test_refuses_by_name(operator: str, compute: Callable[[Tensor], object]) -> 
 
 def test_refuses_optimizers_it_has_no_rule_for() -> None:
     model = nn.Linear(3, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
-    prepare_optimizer(optimizer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True, fused=True)
     with ExactMode():
         model(_random(4, 3)).sum().backward()
         with pytest.raises(RefusedOperator, match="maximize"):

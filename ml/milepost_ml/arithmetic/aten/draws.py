@@ -26,7 +26,6 @@ class Draws:
     def get_handlers(self) -> dict[str, Callable[..., Any]]:
         """The operators that draw."""
         return {
-            "bernoulli": self._bernoulli_each,
             "bernoulli.p": self._bernoulli_new,
             "bernoulli_.float": self._bernoulli,
             "rand": self._rand,
@@ -46,9 +45,6 @@ class Draws:
         words = self._draw(name, int(np.prod(shape, dtype=np.int64))) >> np.uint64(40)
         numbers = words.astype(np.float32) * np.float32(2.0**-24)
         return torch.from_numpy(numbers).view(*shape)
-
-    def _bernoulli_each(self, p: torch.Tensor, *, generator: None = None) -> torch.Tensor:
-        raise refuse("bernoulli", "chances that differ by element; use torch.rand and compare")
 
     def _bernoulli(
         self, target: torch.Tensor, p: float = 0.5, *, generator: None = None

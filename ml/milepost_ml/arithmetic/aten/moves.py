@@ -22,7 +22,7 @@ passes(
     ),
     *("split_with_sizes", "squeeze", "squeeze.dim", "squeeze.dims", "transpose.int"),
     *("unbind.int", "unfold", "unsqueeze", "_reshape_alias", "_unsafe_view", "t_"),
-    *("squeeze_", "squeeze_.dim", "unsqueeze_", "transpose_", "resize_", "set_.source_Tensor"),
+    *("squeeze_", "squeeze_.dim", "unsqueeze_", "transpose_"),
 )
 # The most frequent views, by the shorter way.
 computes("detach")(torch.Tensor.detach)

@@ -108,9 +108,3 @@ def _adam(name: str, decoupled: bool) -> Any:
 
 computes("_fused_adam_")(_adam("_fused_adam_", decoupled=False))
 computes("_fused_adamw_")(_adam("_fused_adamw_", decoupled=True))
-
-
-def prepare_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Make a step of the optimizer one operator, which is what the rules are written for."""
-    for group in optimizer.param_groups:
-        group["foreach"], group["fused"] = False, True
