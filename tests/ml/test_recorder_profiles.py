@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from milepost_consensus.submissions import PROFILES
 from milepost_ml.admission import build_submit
+from milepost_ml.arithmetic.exact import is_active
 from milepost_ml.errors import RecordingError, RefusedOperator
 from milepost_ml.files import FolderFiles
 from milepost_ml.keyed import Order
@@ -32,7 +32,7 @@ def undisturbed() -> Iterator[None]:
     """Every test must leave PyTorch's modes, types and threads as they were."""
     threads = torch.get_num_threads()
     yield
-    assert _get_current_dispatch_mode() is None
+    assert not is_active()
     assert torch.get_default_dtype() == torch.float32
     torch.set_num_threads(threads)
 
@@ -203,7 +203,7 @@ def test_the_arithmetic_ends_with_the_loop(profile: str, how: str, tmp_path: Pat
 
     def loop() -> None:
         for batch in batches if batches is not None else begin(run):
-            assert (_get_current_dispatch_mode() is not None) == (profile == "exact")
+            assert is_active() == (profile == "exact")
             run.log(step(model, optimizer, batch))
             if how == "break":
                 return
@@ -211,7 +211,7 @@ def test_the_arithmetic_ends_with_the_loop(profile: str, how: str, tmp_path: Pat
                 raise KeyError
             if how == "finish inside":
                 run.finish()
-                assert _get_current_dispatch_mode() is None
+                assert not is_active()
                 return
             optimizer.step()
 
@@ -220,7 +220,7 @@ def test_the_arithmetic_ends_with_the_loop(profile: str, how: str, tmp_path: Pat
     else:
         with pytest.raises(KeyError if how == "error" else RecordingError):
             loop()
-    assert _get_current_dispatch_mode() is None
+    assert not is_active()
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -241,7 +241,7 @@ def test_a_pause_is_plain_pytorch_and_no_part_of_the_run(profile: str, tmp_path:
             if paused:
                 with run.paused():
                     model.eval()
-                    assert _get_current_dispatch_mode() is None
+                    assert not is_active()
                     assert model(task.inputs).softmax(1).cumsum(1).dtype == torch.float32
                     torch.rand(3)
                     model.train()

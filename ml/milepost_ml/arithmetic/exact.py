@@ -6,20 +6,25 @@
         loss.backward()
         optimizer.step()           # made with fused=True
 
-Every operator of PyTorch that is computed inside passes through this mode below autograd: forward,
+Every operator of PyTorch that is computed inside passes through the rules below autograd: forward,
 backward and optimizer alike.  What its results are is written in docs/spec/arithmetic.md; an
 operator without a rule there is refused by name, before it computes anything.
+
+The rules are registered under a key of PyTorch's dispatcher that lies below autograd and above all
+devices, and that a mode switches on for its thread.  Operators that pass never reach Python, which
+a `TorchDispatchMode` would cost them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.library import Library, fallthrough_kernel
 
 from milepost_ml.arithmetic.aten import (  # noqa: F401  (each fills the table)
+    draws,
     elementwise,
     layers,
     losses,
@@ -28,7 +33,7 @@ from milepost_ml.arithmetic.aten import (  # noqa: F401  (each fills the table)
     products,
 )
 from milepost_ml.arithmetic.aten.draws import Draws
-from milepost_ml.arithmetic.table import HANDLERS, get_overload, refuse
+from milepost_ml.arithmetic.table import HANDLERS, Handler, refuse
 
 VERSION: Final = "exact/1"
 """Changes whenever a bit of any rule does, and with what is refused: a step that needs a refused
@@ -45,63 +50,77 @@ _SWITCHES: Final[tuple[tuple[Any, Any, bool], ...]] = (
     (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
 )
 
-_NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
+_KEY: Final = torch._C._dispatch_key_parse("Fake")
+"""A key of the dispatcher that PyTorch 2.13 reserves and has no kernels for."""
+
+_include = torch._C._dispatch_tls_set_dispatch_key_included
+_exclude = torch._C._dispatch_tls_set_dispatch_key_excluded
 
 
-class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+def is_active() -> bool:
+    """Whether this thread computes exactly."""
+    included: bool = torch._C._dispatch_tls_is_dispatch_key_included(_KEY)
+    return included and not torch._C._dispatch_tls_is_dispatch_key_excluded(_KEY)
+
+
+class ExactMode:
     """While active in a thread, its tensors are computed exactly.  May be entered many times."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._draws = Draws()
-        draws = self._draws.get_handlers()
-        handlers = HANDLERS | {get_overload(name): draw for name, draw in draws.items()}
-        # Operators live as long as the process; hashing one takes longer than its number.
-        self._handlers = {id(overload): handler for overload, handler in handlers.items()}
-        self._before: list[bool] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """PyTorch's question whether to guard every call against its compiler: nothing compiles."""
-        return False
+        self._before: list[Callable[[], None]] = []
 
     def reseed(self, seed: int) -> None:
         """Key the random numbers that follow (rule E30); 63 bits."""
         self._draws.reseed(seed)
 
     def __enter__(self) -> ExactMode:
-        self._before = [get() for get, _, _ in _SWITCHES]
+        switched, outer, active = (
+            [get() for get, _, _ in _SWITCHES],
+            draws.get_current(),
+            is_active(),
+        )
+
+        def restore() -> None:
+            _include(_KEY, active)
+            draws.set_current(outer)
+            for (_, switch, _), before in zip(_SWITCHES, switched, strict=True):
+                switch(before)
+
+        self._before.append(restore)
         for _, switch, wanted in _SWITCHES:
             switch(wanted)
-        super().__enter__()  # type: ignore[no-untyped-call]
+        draws.set_current(self._draws)
+        _include(_KEY, True)
         return self
 
-    def __exit__(self, *reason: Any) -> None:
-        super().__exit__(*reason)  # type: ignore[no-untyped-call]
-        for (_, switch, _), before in zip(_SWITCHES, self._before, strict=True):
-            switch(before)
+    def __exit__(self, *reason: object) -> None:
+        self._before.pop()()
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        handler = self._handlers.get(id(func))
-        if handler is None:
-            return self._resolve(func, args, kwargs or _NO_ARGUMENTS)
-        return handler(*args, **kwargs) if kwargs else handler(*args)
 
-    def _resolve(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Operators that are not in the table: integers compute as they do, floats are refused."""
-        if func.namespace == "profiler":  # PyTorch's own notes about what it is doing
-            self._handlers[id(func)] = func
-            return func(*args, **kwargs)
-        if not _has_floats(args, kwargs):
-            return func(*args, **kwargs)
+def _make_kernel(handler: Handler) -> Handler:
+    """What a handler computes with PyTorch's own operators is plain PyTorch."""
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        _exclude(_KEY, True)
+        try:
+            return handler(*args, **kwargs)
+        finally:
+            _exclude(_KEY, False)
+
+    return compute
+
+
+def _compute_other(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Operators that are not in the table: integers compute as they do, floats are refused."""
+    if _has_floats(args, kwargs):
         name = func._opname + ("" if func._overloadname == "default" else f".{func._overloadname}")
         raise refuse(name, "no rule of docs/spec/arithmetic.md says how")
+    _exclude(_KEY, True)
+    try:
+        return func(*args, **kwargs)
+    finally:
+        _exclude(_KEY, False)
 
 
 def _has_floats(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -116,3 +135,20 @@ def _has_floats(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
             elif isinstance(item, torch.dtype) and item.is_floating_point:
                 return True
     return not tensors
+
+
+def _register() -> tuple[Library, ...]:
+    """The kernels under the key, which live as long as what is returned."""
+    libraries = [Library(name, "IMPL") for name in ("aten", "profiler", "_")]
+    table, notes, others = libraries
+    for overload, handler in HANDLERS.items():
+        kernel = _make_kernel(handler) if handler else fallthrough_kernel
+        table.impl(overload, kernel, "Fake")
+    for name in torch._C._dispatch_get_all_op_names():
+        if name.startswith("profiler::"):  # PyTorch's own notes about what it is doing
+            notes.impl(name.removeprefix("profiler::"), fallthrough_kernel, "Fake")
+    others.fallback(_compute_other, "Fake")
+    return tuple(libraries)
+
+
+_REGISTERED: Final = _register()

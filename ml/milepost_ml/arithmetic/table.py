@@ -18,8 +18,10 @@ from milepost_ml.errors import RefusedOperator
 
 Handler = Callable[..., Any]
 
-HANDLERS: Final[dict[Any, Handler]] = {}
-"""By overload; an operator that passes is its own handler."""
+_FLOAT32: Final = torch.float32
+
+HANDLERS: Final[dict[Any, Handler | None]] = {}
+"""By overload; an operator that passes is its own handler, one that moves has none."""
 
 
 def get_overload(name: str) -> Any:
@@ -33,6 +35,15 @@ def passes(*names: str) -> None:
     for name in names:
         overload = get_overload(name)
         HANDLERS[overload] = overload
+
+
+def moves(*names: str) -> None:
+    """PyTorch makes these itself: views, copies and fresh tensors, in which nothing is computed.
+
+    They are spared the way through Python, and what they are made of comes by these rules again.
+    """
+    for name in names:
+        HANDLERS[get_overload(name)] = None
 
 
 def computes(*names: str) -> Callable[[Handler], Handler]:
@@ -79,11 +90,11 @@ def require_float32(name: str, tensors: Iterable[torch.Tensor | None]) -> None:
     for tensor in tensors:
         if tensor is None:
             continue
-        if tensor.dtype is not torch.float32:
+        if tensor.dtype is not _FLOAT32:
             raise refuse(name, f"it is given {tensor.dtype}; exact arithmetic computes float32")
-        if is_cpu is None:
+        if is_cpu is not tensor.is_cpu:
+            require(is_cpu is None, name, "its tensors lie on different devices")
             is_cpu = tensor.is_cpu
-        require(tensor.is_cpu is is_cpu, name, "its tensors lie on different devices")
 
 
 class Dims(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from milepost_ml.arithmetic.exact import ExactMode
+from milepost_ml.arithmetic.exact import ExactMode, is_active
 from milepost_ml.errors import RefusedOperator
 from tests.support.threads import with_threads
 
@@ -37,6 +37,8 @@ _TARGETS = torch.tensor([1, 5, 0, 3, 3, 19, 7, 2, 2, 11, 0, 4])
 _COMPUTATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "adaptive_avg_pool2d": (lambda x: functional.adaptive_avg_pool2d(x, (3, 5)), _X),
     "add with alpha": (lambda x: torch.add(x, x * 2, alpha=0.3), _ROWS),
+    "add a number with alpha": (lambda x: torch.add(x, 2, alpha=0.3), _ROWS),
+    "subtract a number with alpha": (lambda x: torch.sub(x * 1, 2.5, alpha=3), _ROWS),
     "amax": (lambda x: x.amax(1), _ROWS),
     "attention": (
         lambda x: functional.scaled_dot_product_attention(x, x * 0.5, x + 1, is_causal=True),
@@ -394,3 +396,31 @@ def test_nan_stays_nan_and_subnormals_stay() -> None:
         assert (tiny @ torch.tensor([[1.0], [0.0]])).item() == tiny[0, 0].item() != 0.0
         assert torch.relu(torch.tensor([float("nan")])).isnan().all()
         assert torch.softmax(torch.tensor([float("nan"), 1.0]), 0).isnan().all()
+
+
+def test_the_mode_holds_in_its_own_thread_and_may_be_nested() -> None:
+    outer, inner = ExactMode(), ExactMode()
+    elsewhere: list[bool] = []
+    with outer:
+        with inner:
+            thread = threading.Thread(target=lambda: elsewhere.append(is_active()))
+            thread.start()
+            thread.join()
+        assert is_active()
+        with outer:
+            pass
+        assert is_active()
+    assert not is_active()
+    assert elsewhere == [False]
+
+
+def test_an_error_in_an_operator_leaves_the_mode_as_it_was() -> None:
+    with ExactMode():
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="cannot be multiplied"):
+                torch.mm(torch.ones(2, 3), torch.ones(2, 3))
+            assert is_active()
+        with pytest.raises(RefusedOperator):
+            torch.linalg.qr(torch.ones(2, 2))
+        assert is_active()
+    assert not is_active()

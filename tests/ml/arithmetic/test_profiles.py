@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from milepost_consensus.errors import InvalidTransaction
 from milepost_consensus.submissions import PROFILES, validate_device_class
+from milepost_ml.arithmetic.exact import is_active
 from milepost_ml.arithmetic.profiles import make_profile
 
 
@@ -51,9 +51,9 @@ def test_arithmetic_is_active_inside_only_and_many_times(name: str) -> None:
     profile = make_profile(name)
     for _ in range(2):
         with profile.active():
-            assert (_get_current_dispatch_mode() is not None) == (name == "exact")
+            assert is_active() == (name == "exact")
             assert torch.ones(1).dtype == profile.dtype
-        assert _get_current_dispatch_mode() is None
+        assert not is_active()
         assert torch.get_default_dtype() == torch.float32
 
 

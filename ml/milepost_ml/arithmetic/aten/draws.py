@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from milepost_ml.arithmetic.table import refuse
+from milepost_ml.arithmetic.table import computes, refuse
 
 
 class Draws:
@@ -22,16 +23,6 @@ class Draws:
     def reseed(self, seed: int) -> None:
         """Start the draws of a step."""
         self._seed, self._drawn = seed, 0
-
-    def get_handlers(self) -> dict[str, Callable[..., Any]]:
-        """The operators that draw."""
-        return {
-            "bernoulli.p": self._bernoulli_new,
-            "bernoulli_.float": self._bernoulli,
-            "rand": self._rand,
-            "rand_like": self._rand_like,
-            "uniform_": self._uniform,
-        }
 
     def _draw(self, name: str, count: int) -> npt.NDArray[np.uint64]:
         if self._seed is None:
@@ -46,28 +37,56 @@ class Draws:
         numbers = words.astype(np.float32) * np.float32(2.0**-24)
         return torch.from_numpy(numbers).view(*shape)
 
-    def _bernoulli(
+    def bernoulli(
         self, target: torch.Tensor, p: float = 0.5, *, generator: None = None
     ) -> torch.Tensor:
         words = self._draw("bernoulli_", target.numel()) >> np.uint64(11)
         chosen = words.astype(np.float64) * 2.0**-53 < p
         return target.copy_(torch.from_numpy(chosen).view(target.shape))
 
-    def _bernoulli_new(
+    def bernoulli_new(
         self, like: torch.Tensor, p: float, *, generator: None = None
     ) -> torch.Tensor:
-        return self._bernoulli(torch.empty_like(like), p)
+        return self.bernoulli(torch.empty_like(like), p)
 
-    def _rand(self, size: Sequence[int], *, dtype: Any = None, **options: Any) -> torch.Tensor:
+    def rand(self, size: Sequence[int], *, dtype: Any = None, **options: Any) -> torch.Tensor:
         if dtype not in (None, torch.float32):
             raise refuse("rand", f"it makes {dtype}; exact arithmetic computes float32")
         return self._unit("rand", size).to(options.get("device"))
 
-    def _rand_like(self, x: torch.Tensor, **options: Any) -> torch.Tensor:
-        return self._rand(x.shape, dtype=x.dtype, device=x.device)
+    def rand_like(self, x: torch.Tensor, **options: Any) -> torch.Tensor:
+        return self.rand(x.shape, dtype=x.dtype, device=x.device)
 
-    def _uniform(
+    def uniform(
         self, target: torch.Tensor, low: float = 0.0, high: float = 1.0, *, generator: None = None
     ) -> torch.Tensor:
         width = float(np.float32(high - low))
         return target.copy_(self._unit("uniform_", target.shape) * width + low)
+
+
+_LOCAL = threading.local()
+
+
+def get_current() -> Draws | None:
+    """The generator that this thread draws from."""
+    current: Draws | None = getattr(_LOCAL, "current", None)
+    return current
+
+
+def set_current(draws: Draws | None) -> None:
+    """Let this thread draw from it."""
+    _LOCAL.current = draws
+
+
+def _computes(name: str, method: Callable[..., torch.Tensor]) -> None:
+    def draw(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return method(get_current() or Draws(), *args, **kwargs)
+
+    computes(name)(draw)
+
+
+_computes("bernoulli.p", Draws.bernoulli_new)
+_computes("bernoulli_.float", Draws.bernoulli)
+_computes("rand", Draws.rand)
+_computes("rand_like", Draws.rand_like)
+_computes("uniform_", Draws.uniform)

@@ -37,30 +37,40 @@ def _is_float(a: Tensor, b: Tensor) -> bool:
     return a.dtype.is_floating_point or b.dtype.is_floating_point
 
 
-@computes("add.Tensor")
-def _add(a: Tensor, b: Tensor, *, alpha: float = 1) -> Tensor:
-    if alpha == 1 or not _is_float(a, b):
-        plain: Tensor = _ADD(a, b, alpha=alpha) if alpha != 1 else _ADD(a, b)
+def _add_scaled(name: str, a: Tensor, b: Tensor | float, alpha: float) -> Tensor:
+    if not isinstance(b, Tensor):
+        kind = a.dtype if a.dtype.is_floating_point else None
+        b = torch.tensor(b, dtype=kind, device=a.device)
+    if not _is_float(a, b):
+        plain: Tensor = _ADD(a, b, alpha=alpha)
         return plain
-    require_float32("add with alpha", (a, b))
+    require_float32(name, (a, b))
     return get_backend(a).add_scaled(a, b, alpha)
 
 
+@computes("add.Tensor", "add.Scalar")
+def _add(a: Tensor, b: Tensor | float, alpha: float = 1) -> Tensor:
+    if alpha == 1:
+        plain: Tensor = _ADD(a, b)
+        return plain
+    return _add_scaled("add with alpha", a, b, alpha)
+
+
 @computes("add_.Tensor")
-def _add_in_place(a: Tensor, b: Tensor, *, alpha: float = 1) -> Tensor:
+def _add_in_place(a: Tensor, b: Tensor | float, *, alpha: float = 1) -> Tensor:
     if alpha == 1:
         plain: Tensor = _ADD_IN_PLACE(a, b)
         return plain
     return a.copy_(_add(a, b, alpha=alpha))
 
 
-@computes("sub.Tensor")
-def _sub(a: Tensor, b: Tensor, *, alpha: float = 1) -> Tensor:
-    if alpha == 1 or not _is_float(a, b):
-        plain: Tensor = _SUB(a, b, alpha=alpha) if alpha != 1 else _SUB(a, b)
+@computes("sub.Tensor", "sub.Scalar")
+def _sub(a: Tensor, b: Tensor | float, alpha: float = 1) -> Tensor:
+    if alpha == 1:
+        plain: Tensor = _SUB(a, b)
         return plain
-    require_float32("sub with alpha", (a, b))
-    return get_backend(a).add_scaled(a, b, -alpha)  # the sign of a product changes no bit else
+    # The sign of a product changes no bit else.
+    return _add_scaled("sub with alpha", a, b, -alpha)
 
 
 def divide(a: Tensor, b: Tensor | float) -> Tensor:
@@ -72,16 +82,6 @@ def divide(a: Tensor, b: Tensor | float) -> Tensor:
 
 
 computes("div.Scalar", "div.Tensor")(divide)
-
-
-@computes("add.Scalar")
-def _add_number(a: Tensor, b: float, alpha: float = 1) -> Tensor:
-    return _ADD(a, torch.tensor(b, device=a.device), alpha=alpha) if alpha != 1 else a + b
-
-
-@computes("sub.Scalar")
-def _sub_number(a: Tensor, b: float, alpha: float = 1) -> Tensor:
-    return _add_number(a, -b, alpha)
 
 
 @computes("rsub.Tensor")
@@ -247,8 +247,8 @@ for _name in ("sigmoid_backward", "silu_backward", "tanh_backward"):
 computes_in_place("div_.Scalar", divide)
 computes_in_place("div_.Tensor", divide)
 computes_in_place("sub_.Tensor", _sub)
-computes_in_place("add_.Scalar", _add_number)
-computes_in_place("sub_.Scalar", _sub_number)
+computes_in_place("add_.Scalar", _add)
+computes_in_place("sub_.Scalar", _sub)
 computes_in_place("addcmul_", _addcmul)
 computes_in_place("addcdiv_", _addcdiv)
 computes_in_place("lerp_.Scalar", _lerp)

@@ -6,28 +6,20 @@ from typing import Any
 
 import torch
 
-from milepost_ml.arithmetic.table import computes, passes, refuse
+from milepost_ml.arithmetic.table import computes, moves, passes, refuse
 
-# Views and copies.
-passes(
-    *("alias", "as_strided", "clone", "contiguous", "copy_", "detach_", "diagonal"),
-    *(
-        "expand",
-        "lift_fresh",
-        "permute",
-        "select.int",
-        "slice.Tensor",
-        "split.Tensor",
-        "unsafe_split.Tensor",
-    ),
-    *("split_with_sizes", "squeeze", "squeeze.dim", "squeeze.dims", "transpose.int"),
-    *("unbind.int", "unfold", "unsqueeze", "_reshape_alias", "_unsafe_view", "t_"),
-    *("squeeze_", "squeeze_.dim", "unsqueeze_", "transpose_"),
+# The most frequent views and fresh tensors.
+moves(
+    *("alias", "as_strided", "detach", "empty.memory_format", "empty_like", "empty_strided"),
+    *("expand", "new_empty", "new_empty_strided", "permute", "select.int", "slice.Tensor", "t"),
+    *("transpose.int", "unsqueeze", "view", "_reshape_alias", "_unsafe_view"),
 )
-# The most frequent views, by the shorter way.
-computes("detach")(torch.Tensor.detach)
-computes("t")(torch.Tensor.t)
-computes("view")(torch.Tensor.view)
+# Other views, and copies.
+passes(
+    *("clone", "contiguous", "copy_", "detach_", "diagonal", "lift_fresh", "split.Tensor"),
+    *("split_with_sizes", "squeeze", "squeeze.dim", "squeeze.dims", "squeeze_", "squeeze_.dim"),
+    *("t_", "transpose_", "unbind.int", "unfold", "unsafe_split.Tensor", "unsqueeze_"),
+)
 # Elements put elsewhere; gradients of views.
 passes(
     *("cat", "constant_pad_nd", "diagonal_backward", "flip", "gather", "im2col", "index.Tensor"),
@@ -40,8 +32,7 @@ passes(
 )
 # Fresh tensors.
 passes(
-    *("empty.memory_format", "empty_like", "empty_strided", "fill.Scalar", "fill.Tensor"),
-    *("fill_.Scalar", "fill_.Tensor", "full", "full_like", "new_empty", "new_empty_strided"),
+    *("fill.Scalar", "fill.Tensor", "fill_.Scalar", "fill_.Tensor", "full", "full_like"),
     *("new_full", "new_ones", "new_zeros", "ones", "ones_like", "scalar_tensor", "zero_", "zeros"),
     *("zeros_like", "eye", "eye.m"),
 )

@@ -25,6 +25,7 @@ from milepost_ml.arithmetic.cpu.geometry import (
 )
 from milepost_ml.arithmetic.cpu.images import convolve, convolve_weight, lay_out
 from milepost_ml.arithmetic.cpu.lanes import LANES
+from milepost_ml.arithmetic.cpu.launch import get_scratch
 
 HEIGHT: Final = 8
 """No tile has more rows; pieces of work hold a multiple of them."""
@@ -71,7 +72,6 @@ def make_plan(
 def _convolve(
     plan: Plan, x: Tensor, out: Tensor, weight: Tensor, bias: Tensor | None, weight_row: int
 ) -> Tensor:
-    scratch = torch.empty(plan.threads * plan.slot_floats)
     tables = plan.tables
     convolve(
         plan.threads, x.data_ptr(), x.stride(0), x.stride(1), x.shape[0],
@@ -79,8 +79,8 @@ def _convolve(
         _ZEROS_AT if bias is None else bias.data_ptr(), 0 if bias is None else 1,
         out.data_ptr(), out.stride(0), out.stride(1), *plan.shape,
         tables.bands_at, tables.phases_at, tables.taps_at, tables.pixels_at, tables.places_at,
-        *plan.pieces, scratch.data_ptr(), 4 * plan.slot_floats, _ZEROS_AT, 0,
-        int(tables.has_blanks), weight.numel() if plan.skips else 0,
+        *plan.pieces, get_scratch(plan.threads * plan.slot_floats), 4 * plan.slot_floats,
+        _ZEROS_AT, 0, int(tables.has_blanks), weight.numel() if plan.skips else 0,
     )  # fmt: skip
     return out
 
@@ -167,10 +167,9 @@ def convolution_weight(
     by_taps = -(-taps // wide)
     threads = min(threads, groups * by_rows * by_taps)
     size_each = high * wide * LANES
-    scratch = torch.empty(threads * size_each)
     convolve_weight(
         threads, lanes.data_ptr(), images.data_ptr(), -(-x.shape[0] // LANES), groups, rows,
         pixels, taps, tables.taps_at, tables.pixels_at, channels * tables.plane * LANES, high, wide,
-        by_rows, by_taps, out.data_ptr(), scratch.data_ptr(), 4 * size_each, 0,
+        by_rows, by_taps, out.data_ptr(), get_scratch(threads * size_each), 4 * size_each, 0,
     )  # fmt: skip
     return out

@@ -103,6 +103,17 @@ class Kernel:
             pool(self._address, address, threads, 0)
 
 
+_LOCAL = threading.local()
+
+
+def get_scratch(numbers: int) -> int:
+    """The address of memory for `numbers` float32 until this thread's next call."""
+    scratch: torch.Tensor | None = getattr(_LOCAL, "scratch", None)
+    if scratch is None or scratch.numel() < numbers:
+        scratch = _LOCAL.scratch = torch.empty(numbers)
+    return scratch.data_ptr()
+
+
 def kernel(function: Callable[[Any], None]) -> Kernel:
     """Decorator: make a function over packed integers a kernel."""
     return Kernel(function)

@@ -141,6 +141,9 @@ def _lay_table(
     """
     table, pieces = array("q"), 0
     written: list[tuple[Tensor, Tensor]] = []
+    places = [
+        (place, tensors) for place, tensors in zip((2, 4, 5, 6), changed, strict=False) if tensors
+    ]
     for i, gradient in enumerate(gradients):
         count = gradient.numel()
         if not count:
@@ -148,11 +151,12 @@ def _lay_table(
         dense = _dense(gradient)
         written.append((dense, dense))
         row = [pieces, count, 0, dense.data_ptr(), 0, 0, 0, factors[i] if factors else 0]
-        for place, tensors in zip((2, 4, 5, 6), changed, strict=False):
-            if tensors:
-                dense = _dense(tensors[i])
-                written.append((tensors[i], dense))
-                row[place] = dense.data_ptr()
+        for place, tensors in places:
+            tensor = tensors[i]
+            dense = _dense(tensor)
+            if dense is not tensor:
+                written.append((tensor, dense))
+            row[place] = dense.data_ptr()
         table.extend(row)
         pieces += -(-count // PIECE_ELEMENTS)
     return table, pieces, written

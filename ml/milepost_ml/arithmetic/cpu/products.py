@@ -16,7 +16,7 @@ from numba import njit
 from torch import Tensor
 
 from milepost_ml.arithmetic.cpu.lanes import LANES, load, load_one, store, store_one, take_chunk
-from milepost_ml.arithmetic.cpu.launch import kernel
+from milepost_ml.arithmetic.cpu.launch import get_scratch, kernel
 from milepost_ml.arithmetic.cpu.tiles import fit_columns, fit_rows, multiply_matrices, take_slot
 from milepost_ml.arithmetic.cpu.turns import turn_in, turn_out
 
@@ -235,7 +235,7 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         batches, m, n, count, a_step if a_row == 1 else 0, b_step if b_lane == 1 else 0,
         torch.get_num_threads(),
     )  # fmt: skip
-    scratch = torch.empty(plan.scratch) if plan.copies or bias is not None else _ZEROS
+    scratch = get_scratch(plan.scratch) if plan.copies or bias is not None else 0
     if plan.swap:
         factors = (b.data_ptr(), b_batch, b_lane, b_step, a.data_ptr(), a_batch, a_step, a_row)
         places = (1, n)
@@ -246,7 +246,7 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = bias.contiguous()
     _multiply(
         plan.threads, *factors, out.data_ptr(), m * n, *places, *plan.sizes,
-        0 if bias is None else bias.data_ptr(), plan.is_direct, scratch.data_ptr(),
+        0 if bias is None else bias.data_ptr(), plan.is_direct, scratch,
         plan.slot_bytes, _ZEROS_AT, _LINEAR_AT, 0, plan.grain, int(plan.swap),
     )  # fmt: skip
     return out

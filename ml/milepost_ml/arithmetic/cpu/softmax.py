@@ -5,6 +5,7 @@ Everything goes by rows along the last dimension; another dimension is moved the
 
 from __future__ import annotations
 
+from array import array
 from typing import Any, Final
 
 import torch
@@ -205,8 +206,8 @@ def log_softmax_backward(gradient: Tensor, result: Tensor, dim: int) -> Tensor:
     return _by_rows(_log_softmax_backward, (gradient, result), dim)
 
 
-def _check_targets(outside: Tensor, classes: int) -> None:
-    if outside.item():
+def _check_targets(outside: array[int], classes: int) -> None:
+    if outside[0]:
         raise IndexError(f"a target is outside the {classes} classes")
 
 
@@ -222,12 +223,12 @@ def nll_loss(
     weight = None if weight is None else weight.contiguous()
     loss = torch.empty((rows,) if reduction == _NONE else (), dtype=torch.float32)
     total = torch.empty((), dtype=torch.float32)
-    outside = torch.zeros((), dtype=torch.int64)
+    outside = array("q", [0])
     _nll_loss(
         1,
         *(x.data_ptr(), rows, classes, target.data_ptr()),
         *(0 if weight is None else weight.data_ptr(), ignore_index, reduction),
-        *(loss.data_ptr(), total.data_ptr(), outside.data_ptr()),
+        *(loss.data_ptr(), total.data_ptr(), outside.buffer_info()[0]),
     )
     _check_targets(outside, classes)
     return loss, total
@@ -247,12 +248,12 @@ def nll_loss_backward(
     gradient, target = gradient.contiguous(), target.contiguous()
     weight = None if weight is None else weight.contiguous()
     result = torch.zeros((rows, classes), dtype=torch.float32)
-    outside = torch.zeros((), dtype=torch.int64)
+    outside = array("q", [0])
     _nll_loss_backward(
         1,
         *(gradient.data_ptr(), rows, classes, target.data_ptr()),
         *(0 if weight is None else weight.data_ptr(), ignore_index, reduction),
-        *(result.data_ptr(), total.data_ptr(), outside.data_ptr()),
+        *(result.data_ptr(), total.data_ptr(), outside.buffer_info()[0]),
     )
     _check_targets(outside, classes)
     return result
