@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SHARED := OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lint types imports fast lock clean
+.PHONY: help demo test check bench mutants coverage lint types imports fast lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,6 +45,13 @@ fast: $(STAMP)  ## tests that neither train nor start processes
 
 bench: $(STAMP)  ## measured ratios: recorder overhead, block latency, submit to verdict
 	$(BIN)/python -m tests.bench
+
+mutants: $(STAMP)  ## would the tests notice? runs them against every seeded protocol bug, about four minutes
+	$(SHARED) $(BIN)/python -m tests.mutants
+
+coverage: $(STAMP)  ## branches of the ledger that its own tests take, at least 98 %
+	$(BIN)/pytest -q -m "not slow" tests/consensus \
+		--cov=milepost_consensus --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=98
 
 lock: $(STAMP)  ## write the exact versions of this environment to requirements.lock
 	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v ' @ ' > requirements.lock
