@@ -12,9 +12,11 @@ from milepost_consensus.blocks import Block
 from milepost_consensus.encoding import decode
 from milepost_consensus.errors import InvalidMessage
 from milepost_consensus.events import (
+    Behind,
     Broadcast,
     Effect,
     Event,
+    GossipDue,
     NeedTransactions,
     PersistDecision,
     PersistJournal,
@@ -26,6 +28,7 @@ from milepost_consensus.events import (
 from milepost_consensus.journal import Journal
 from milepost_consensus.machine import Step
 from milepost_consensus.params import Params
+from milepost_consensus.tally import ROUNDS_BEHIND
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
 from tests.support.desk import NOW_MS, Desk, get_messages, get_timers, pick
 from tests.support.validators import Validators
@@ -272,6 +275,20 @@ def test_the_pause_of_a_height_that_began_early_does_nothing(desk: Desk) -> None
     for kind in (TimerKind.NEW_HEIGHT, TimerKind.IDLE):
         assert desk.fire(kind) == []
     assert (desk.machine.round, desk.machine.step) == (0, Step.PREVOTE)
+
+
+def test_what_is_known_of_a_round_far_behind_is_forgotten(desk: Desk) -> None:
+    """However many rounds a height takes, memory holds the last few."""
+    block, block_id = make_block()
+    desk.hear(FOUR.make_proposal(block))
+    desk.hear_votes(OTHERS, PRECOMMIT, b"\1" * 32)
+    # A quorum for a block that never came is asked about as long as it is known.
+    assert len(pick(desk.tell(GossipDue()), Behind)) == 1
+    far = ROUNDS_BEHIND + 1
+    desk.hear_votes((A, B), PREVOTE, NIL, round_=far)
+    assert desk.machine.round == far
+    assert pick(desk.tell(GossipDue()), Behind) == []
+    assert block_id not in desk.machine._after
 
 
 # Re-proposals -------------------------------------------------------------------------------------

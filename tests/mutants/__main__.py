@@ -23,7 +23,11 @@ SURVIVED, WENT_WRONG = 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", action="append", default=[], help="part of a name; repeatable")
-    parser.add_argument("--reduced", action="store_true", help="the few that CI runs")
+    parser.add_argument(
+        "--reduced",
+        action="store_true",
+        help="a few bugs, only the tests that should notice them: what CI runs",
+    )
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     options = parser.parse_args(arguments)
     try:
@@ -34,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mutant in mutants:
             mutant.edit(read_module(mutant.module))
         width = max(len(mutant.name) for mutant in mutants)
-        original = try_original()
+        quick = options.reduced
+        original = try_original(mutants, quick=quick)
         if original.killer is not None:
             raise TrialError(f"the tests fail without any bug: {original.killer}")
         print(f"{'mutant':{width}}  seconds  killed by")
         print(f"{original.mutant:{width}}  {original.seconds:7.1f}  all tests pass", flush=True)
         killed = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for outcome in pool.map(try_mutant, mutants):
+            for outcome in pool.map(lambda mutant: try_mutant(mutant, quick=quick), mutants):
                 killed += outcome.killer is not None
                 verdict = outcome.killer or "SURVIVED"
                 print(f"{outcome.mutant:{width}}  {outcome.seconds:7.1f}  {verdict}", flush=True)

@@ -403,6 +403,13 @@ CERTIFICATES: Final = (
         reduced=True,
     ),
     Mutant(
+        "certificate signers in any order",
+        "certificates",
+        "if any(low >= high for low, high in zip((-1, *signers), (*signers, count), strict=True)):",
+        "if len(set(signers)) != len(signers) or max(signers) >= count:",
+        ("certificates",),
+    ),
+    Mutant(
         "signatures of a certificate not checked",
         "certificates",
         "        verify_vote(vote, network)",

@@ -13,7 +13,7 @@ MUTANTS: Final = (*AGREEMENT, *LEDGER)
 
 
 class UnknownMutant(Exception):
-    """Nothing is listed under a name that was asked for."""
+    """Nothing is listed under what was asked for."""
 
 
 def choose(only: Sequence[str] = (), *, reduced: bool = False) -> tuple[Mutant, ...]:
@@ -22,9 +22,12 @@ def choose(only: Sequence[str] = (), *, reduced: bool = False) -> tuple[Mutant, 
         if not any(part in mutant.name for mutant in MUTANTS):
             names = "\n  ".join(mutant.name for mutant in MUTANTS)
             raise UnknownMutant(f"no mutant is called {part!r}; there are\n  {names}")
-    return tuple(
+    chosen = tuple(
         mutant
         for mutant in MUTANTS
         if (not only or any(part in mutant.name for part in only))
         and (mutant.reduced or not reduced)
     )
+    if not chosen:
+        raise UnknownMutant("none of those mutants is in the reduced set; ask without --reduced")
+    return chosen

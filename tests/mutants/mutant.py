@@ -28,7 +28,7 @@ class Mutant:
     new: str
     tests: tuple[str, ...]
     reduced: bool = False
-    """Whether it belongs to the few that CI runs."""
+    """Whether it belongs to the few that CI runs, whose `tests` must notice it alone."""
 
     def edit(self, source: str) -> str:
         """The module with the bug in it; raises DoesNotApply."""

@@ -40,18 +40,25 @@ def find_tests() -> tuple[str, ...]:
     return tuple(folder for folder in folders if (ROOT / folder).is_dir())
 
 
-def try_original() -> Outcome:
-    """All tests on a copy without a bug: if they fail there, no kill means anything."""
-    return _try("(none)", None, (find_tests(),))
+def try_original(mutants: Sequence[Mutant], *, quick: bool = False) -> Outcome:
+    """The tests on a copy without a bug: if they fail there, no kill means anything."""
+    likely = dict.fromkeys(path for mutant in mutants for path in find_likely_tests(mutant))
+    return _try("(none)", None, [tuple(likely) if quick else find_tests()])
 
 
-def try_mutant(mutant: Mutant) -> Outcome:
-    """The tests that are expected to fail, then all the others."""
+def try_mutant(mutant: Mutant, *, quick: bool = False) -> Outcome:
+    """The tests that are expected to fail, then, unless it must be `quick`, all the others."""
+    likely = find_likely_tests(mutant)
+    return _try(mutant.name, mutant, [likely] if quick else [likely, find_tests()])
+
+
+def find_likely_tests(mutant: Mutant) -> tuple[str, ...]:
+    """The files that a mutant names; raises TrialError where one does not exist."""
     likely = tuple(f"tests/consensus/test_{name}.py" for name in mutant.tests)
     missing = [path for path in likely if not (ROOT / path).is_file()]
     if missing:
         raise TrialError(f"mutant {mutant.name!r} names tests that do not exist: {missing}")
-    return _try(mutant.name, mutant, (likely, find_tests()))
+    return likely
 
 
 def _try(name: str, mutant: Mutant | None, stages: Sequence[Sequence[str]]) -> Outcome:
