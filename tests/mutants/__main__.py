@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.mutants.catalogue import UnknownMutant, choose
 from tests.mutants.mutant import DoesNotApply, read_module
-from tests.mutants.trial import TrialError, try_mutant, try_original
+from tests.mutants.trial import Effort, TrialError, try_mutant, try_original
 
 AT_ONCE = 2
 """Test runs side by side: the machines that this has to fit have two cores."""
@@ -28,8 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="a few bugs, only the tests that should notice them: what CI runs",
     )
+    parser.add_argument(
+        "--simulation",
+        action="store_true",
+        help="the simulator's short schedules only: what would random faults find by themselves?",
+    )
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     options = parser.parse_args(arguments)
+    effort = Effort.LIKELY if options.reduced else Effort.ALL
+    effort = Effort.SIMULATION if options.simulation else effort
     try:
         mutants = choose(options.only, reduced=options.reduced)
         if options.list:
@@ -38,15 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mutant in mutants:
             mutant.edit(read_module(mutant.module))
         width = max(len(mutant.name) for mutant in mutants)
-        quick = options.reduced
-        original = try_original(mutants, quick=quick)
+        original = try_original(mutants, effort)
         if original.killer is not None:
             raise TrialError(f"the tests fail without any bug: {original.killer}")
         print(f"{'mutant':{width}}  seconds  killed by")
         print(f"{original.mutant:{width}}  {original.seconds:7.1f}  all tests pass", flush=True)
         killed = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for outcome in pool.map(lambda mutant: try_mutant(mutant, quick=quick), mutants):
+            for outcome in pool.map(lambda mutant: try_mutant(mutant, effort), mutants):
                 killed += outcome.killer is not None
                 verdict = outcome.killer or "SURVIVED"
                 print(f"{outcome.mutant:{width}}  {outcome.seconds:7.1f}  {verdict}", flush=True)

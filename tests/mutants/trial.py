@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from tests.mutants.mutant import ROOT, Mutant, make_copy
 from tests.mutants.plugin import FOLDER_VARIABLE
 
-LIMIT_S = 240
-"""A bug that makes the tests run for so long has been noticed: they take a tenth of it."""
+LIMIT_S = 600
+"""A bug that makes the tests run for so long has been noticed: they take a twentieth of it."""
 _PASSED, _FAILED, _UNREADABLE = 0, 1, 2
 _FAILURE = re.compile(r"^(?:FAILED|ERROR) (?:\w+/)*(\w+\.py(?:::[^\s\[]+)?)", re.MULTILINE)
 
@@ -34,22 +35,46 @@ class Outcome:
     seconds: float
 
 
+class Effort(Enum):
+    """Which tests a mutant has to get past."""
+
+    ALL = "those that are expected to notice it, then all others"
+    LIKELY = "those that are expected to notice it"
+    SIMULATION = "the simulator's short schedules"
+
+
+def try_original(mutants: Sequence[Mutant], effort: Effort) -> Outcome:
+    """The same tests on a copy without a bug: if they fail there, no kill means anything."""
+    if effort is Effort.LIKELY:
+        targets = tuple(dict.fromkeys(path for m in mutants for path in find_likely_tests(m)))
+    else:
+        targets = find_simulation() if effort is Effort.SIMULATION else find_tests()
+    return _try("(none)", None, [targets])
+
+
+def try_mutant(mutant: Mutant, effort: Effort) -> Outcome:
+    """Run tests until one fails, or all have passed."""
+    match effort:
+        case Effort.ALL:
+            stages = [find_likely_tests(mutant), find_tests()]
+        case Effort.LIKELY:
+            stages = [find_likely_tests(mutant)]
+        case Effort.SIMULATION:
+            stages = [find_simulation()]
+    return _try(mutant.name, mutant, stages)
+
+
 def find_tests() -> tuple[str, ...]:
-    """All that is known to be about the protocol: the package's tests and the simulator's."""
-    folders = ("tests/consensus", "tests/simulation")
-    return tuple(folder for folder in folders if (ROOT / folder).is_dir())
+    """All tests of the package, the simulator's among them."""
+    return tuple(dict.fromkeys(("tests/consensus", *find_simulation())))
 
 
-def try_original(mutants: Sequence[Mutant], *, quick: bool = False) -> Outcome:
-    """The tests on a copy without a bug: if they fail there, no kill means anything."""
-    likely = dict.fromkeys(path for mutant in mutants for path in find_likely_tests(mutant))
-    return _try("(none)", None, [tuple(likely) if quick else find_tests()])
-
-
-def try_mutant(mutant: Mutant, *, quick: bool = False) -> Outcome:
-    """The tests that are expected to fail, then, unless it must be `quick`, all the others."""
-    likely = find_likely_tests(mutant)
-    return _try(mutant.name, mutant, [likely] if quick else [likely, find_tests()])
+def find_simulation() -> tuple[str, ...]:
+    """The simulator's tests: a folder of their own, or files among the others."""
+    found = (ROOT / "tests").glob("**/test_simulation*.py")
+    folder = ROOT / "tests" / "simulation"
+    paths = [folder, *(path for path in found if folder not in path.parents)]
+    return tuple(sorted(str(path.relative_to(ROOT)) for path in paths if path.exists()))
 
 
 def find_likely_tests(mutant: Mutant) -> tuple[str, ...]:
