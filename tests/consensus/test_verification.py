@@ -104,23 +104,6 @@ def test_the_timeline_follows_the_windows() -> None:
     assert (ledger.get(submission).phase, ledger.state.height) == ("decided", 7)
 
 
-def test_nobody_knows_the_election_before_the_record_is_held() -> None:
-    """One submission on two chains that part before it is held: two seeds, two shuffles."""
-    entries = []
-    for waiting in (0, 0, 1):
-        ledger = Ledger(make_genesis())
-        submission = ledger.submit(make_record())
-        ledger.run(waiting)
-        ledger.hold(submission)
-        ledger.apply()
-        entries.append(ledger.get(submission))
-    first, same, other = entries
-    assert first.id == same.id == other.id
-    assert (first.seed, first.duties) == (same.seed, same.duties)
-    assert first.seed != other.seed
-    assert first.duties != other.duties
-
-
 def test_slow_steps_stretch_the_window_and_a_fast_chain_does_not_shorten_it() -> None:
     record = make_record(intervals=6, steps_per_interval=10, step_us=200_000)
     ledger, _, submission = start(3, Params(attest_window=6, min_block_ms=100), record)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.mutants.agreement import AGREEMENT
+from tests.mutants.governance import GOVERNANCE
 from tests.mutants.ledger import LEDGER
 from tests.mutants.mutant import Mutant
 
-MUTANTS: Final = (*AGREEMENT, *LEDGER)
+MUTANTS: Final = (*AGREEMENT, *GOVERNANCE, *LEDGER)
 
 
 class UnknownMutant(Exception):

@@ -142,9 +142,16 @@ ELECTIONS: Final = (
     Mutant(
         "submitter's operator elected",
         "duties",
-        "if m.operator != operator]",
-        "if m.id != submitter]",
+        "if m.operator != operator and m.id not in self.jailed]",
+        "if m.id not in self.jailed]",
         ("verification",),
+    ),
+    Mutant(
+        "jailed member elected",
+        "duties",
+        "if m.operator != operator and m.id not in self.jailed]",
+        "if m.operator != operator]",
+        ("beacon", "governance"),
     ),
     Mutant(
         "replacements by id, not by the shuffle",
@@ -166,13 +173,6 @@ ELECTIONS: Final = (
         "hold_quorum=compute_quorum(len(state.validators)),",
         "hold_quorum=(len(state.validators) - 1) // 3 + 1,",
         ("verification",),
-    ),
-    Mutant(
-        "election before the seed is known",
-        "draft",
-        "prev_id=self._base.last_id,",
-        "prev_id=submission_id,",
-        ("verification", "vectors"),
     ),
 )
 
@@ -229,7 +229,7 @@ VERDICTS: Final = (
     Mutant(
         "verdict proved by a smaller quorum than trusted",
         "light",
-        "if signed < trust.quorum:",
+        "if signed < needed:",
         "if False:",
         ("light",),
     ),
