@@ -7,6 +7,7 @@ proposes in round 3 of height 1, the test speaks for the proposers of rounds 0, 
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from milepost_consensus.blocks import Block
 from milepost_consensus.encoding import decode
@@ -305,6 +306,22 @@ def test_prevotes_of_an_earlier_round_than_claimed_release_no_lock(desk: Desk) -
     with pytest.raises(InvalidMessage, match="for something else"):
         desk.hear(lie)
     assert desk.said(desk.fire(TimerKind.PROPOSE)) == [(PREVOTE, 2, NIL)]
+
+
+def test_nobody_proposes_out_of_turn(desk: Desk) -> None:
+    """Neither a block of one's own nor a backed one: the place belongs to the round's proposer."""
+    block, block_id = make_block()
+    own = Block(replace(block.header, proposer=FOUR.signers[B].public), ())
+    leave(desk)
+    polc = FOUR.make_votes(OTHERS, PREVOTE, block_id)
+    for proposal in (
+        FOUR.make_proposal(own, sender=B),
+        FOUR.make_proposal(block, round_=1, polc=polc, sender=C),
+    ):
+        with pytest.raises(InvalidMessage, match="the turn is"):
+            desk.hear(proposal)
+    backed = FOUR.make_proposal(block, round_=1, polc=polc)
+    assert desk.said(desk.hear(backed)) == [(PREVOTE, 1, block_id)]
 
 
 def test_the_prevotes_that_a_re_proposal_carries_are_not_votes_of_our_round(desk: Desk) -> None:

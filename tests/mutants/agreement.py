@@ -226,7 +226,7 @@ BACKING: Final = (
         "admission",
         "if proposal.sender != proposer:",
         "if False:",
-        ("admission",),
+        ("algorithm1",),
     ),
     Mutant(
         "transactions not compared with the header",
