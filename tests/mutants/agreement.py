@@ -282,18 +282,11 @@ ROUNDS: Final = (
         ("machine",),
     ),
     Mutant(
-        "timers set again by every vote",
-        "machine",
-        "        self._timed.add(kind)\n",
-        "        if kind is TimerKind.PROPOSE:\n            self._timed.add(kind)\n",
-        ("machine",),
-    ),
-    Mutant(
         "precommit timer after precommits for one block only",
         "machine",
         "if self._tally.count(self.round, PRECOMMIT) < self._quorum:",
         "if self._tally.get_quorum(self.round, PRECOMMIT) is None:",
-        ("algorithm1",),
+        ("machine",),
     ),
     Mutant(
         "propose timeout obeyed after the prevote",
