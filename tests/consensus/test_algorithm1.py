@@ -21,13 +21,14 @@ from milepost_consensus.events import (
     NeedTransactions,
     PersistDecision,
     PersistJournal,
+    ProposalInput,
     Start,
     TimeoutFired,
     Timer,
     TimerKind,
 )
 from milepost_consensus.journal import Journal
-from milepost_consensus.machine import Step
+from milepost_consensus.machine import Machine, Step
 from milepost_consensus.params import Params
 from milepost_consensus.tally import ROUNDS_BEHIND
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
@@ -322,6 +323,21 @@ def test_nobody_proposes_out_of_turn(desk: Desk) -> None:
             desk.hear(proposal)
     backed = FOUR.make_proposal(block, round_=1, polc=polc)
     assert desk.said(desk.hear(backed)) == [(PREVOTE, 1, block_id)]
+
+
+def test_a_proposer_without_its_onion_passes_in_round_0_and_proposes_later() -> None:
+    desk = Desk(FOUR, A)
+    desk.machine = Machine(FOUR.state, FOUR.signers[A])
+    desk.start()
+    assert desk.tell(ProposalInput(1, 0, (), NOW_MS)) == []
+    assert desk.said(desk.fire(TimerKind.PROPOSE)) == [(PREVOTE, 0, NIL)]
+    for _ in range(4):
+        desk.hear_votes((B, C, ME), PRECOMMIT, NIL)
+        effects = desk.fire(TimerKind.PRECOMMIT)
+    assert NeedTransactions(1, 4) in effects
+    proposal = get_messages(desk.tell(ProposalInput(1, 4, (), NOW_MS)))[0]
+    assert isinstance(proposal, Proposal)
+    assert (proposal.round, proposal.block.header.reveal) == (4, b"")
 
 
 def test_the_prevotes_that_a_re_proposal_carries_are_not_votes_of_our_round(desk: Desk) -> None:

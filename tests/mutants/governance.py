@@ -173,7 +173,7 @@ MEMBERSHIP: Final = (
         "inbox",
         "self._state.next_validators if ahead else self._state.validators",
         "self._state.validators",
-        ("inbox",),
+        ("governance",),
     ),
     Mutant(
         "a third of the known validators hands over",
