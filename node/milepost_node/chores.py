@@ -15,8 +15,9 @@ from milepost_node.answers import Answers
 
 logger = logging.getLogger(__name__)
 
-REFRESH_BELOW: Final = 8_192
-"""Reveals left below which the next onion is promised: hours of turns before it is needed."""
+REFRESH_SHARE: Final = 8
+"""The next onion is promised once an eighth of the present one is left: hours of turns before it is
+needed."""
 
 
 class Chores:
@@ -46,7 +47,7 @@ class Chores:
         standing = self._get_state().standings.get(self._own_id)
         if standing is None or standing.next_left or not self._is_validator():
             return
-        if standing.onion_left < min(REFRESH_BELOW, self._onion.links):
+        if standing.onion_left < self._onion.links // REFRESH_SHARE:
             key = (ONION_REFRESH, self._own_id, standing.generation, 0)
             if key not in self._answers:
                 logger.info("promising the next onion", extra={"left": standing.onion_left})
