@@ -248,6 +248,15 @@ def test_updates_that_are_refused() -> None:
     check_tx(ledger.state, ledger.sign(make_update(ledger, [make_member("other")]), "node-0"))
 
 
+def test_a_network_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(make_genesis(4))
+    update = ledger.sign(make_update(ledger, [make_member("joining")]), "node-0")
+    monkeypatch.setattr("milepost_consensus.governance.MAX_MEMBERS", len(ledger.state.members))
+    refuse(ledger, update, "bad-transaction", "6 members")
+    monkeypatch.setattr("milepost_consensus.governance.MAX_MEMBERS", len(ledger.state.members) + 1)
+    check_tx(ledger.state, update)
+
+
 def test_the_last_validator_cannot_leave() -> None:
     ledger = Ledger(make_genesis(1))
     (only,) = ledger.state.validators
