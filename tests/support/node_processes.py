@@ -107,10 +107,13 @@ class NodeProcesses:
         *,
         params: Params = QUICK,
         malicious: Mapping[int, str] | None = None,
+        genesis: Genesis | None = None,
     ) -> None:
+        """With `genesis`, its members node-0 to node-(count - 1) are started, at endpoints of this
+        machine; without, all members are nodes with `params`."""
         ports = find_ports(count)
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
-        bare = make_genesis(count, params=params)
+        bare = genesis or make_genesis(count, params=params)
         names = [f"node-{i}" for i in range(count)]
         members = tuple(
             msgspec.structs.replace(member, endpoint=self.urls[names.index(member.name)])
