@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from tests.bench.arithmetic import bench_arithmetic
+from tests.bench.catchup import bench_catchup
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
@@ -17,6 +18,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "recorder": bench_recorder,
     "rounded": bench_rounded,
     "ledger": bench_ledger,
+    "catchup": bench_catchup,
     "throughput": bench_throughput,
 }
 

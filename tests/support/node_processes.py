@@ -167,6 +167,16 @@ class NodeProcesses:
         for index in self.running:
             poll(partial(self._is_ready, index), START_SECONDS, f"node {index} ready")
 
+    def get_height(self, index: int) -> int:
+        """The height a node says it is at; -1 while it does not answer."""
+        code = self.running[index].poll()
+        assert code is None, f"node {index} ended with {code}:\n{self.read_log(index)}"
+        try:
+            shown = self.get(index, "/v1/status")
+        except httpx.HTTPError:
+            return -1
+        return int(shown["height"])
+
     def _is_ready(self, index: int) -> bool:
         code = self.running[index].poll()
         assert code is None, f"node {index} ended with {code}:\n{self.read_log(index)}"
