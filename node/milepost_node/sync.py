@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Annotated, Final, NamedTuple
 
@@ -39,6 +39,10 @@ ASK_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 3.0
 """A page that takes longer is asked of the next peer as well."""
 PAGE_BLOCKS: Final = 100
+BATCH_BLOCKS: Final = 25
+"""Blocks that go to the disk in one commit: waiting for the disk would be most of the work."""
+BATCH_TRANSACTIONS: Final = 500
+"""The same for full blocks, which take long enough to apply."""
 PAGE_BYTES: Final = MAX_BLOCK_BYTES
 """A serving node stops a page here, though it always sends one block."""
 MAX_PAGE_BYTES: Final = PAGE_BYTES + 1024 * 1024
@@ -67,11 +71,11 @@ class Sync:
         peers: Peers,
         *,
         get_height: Callable[[], int],
-        deliver: Callable[[BlockFetched], Awaitable[None]],
+        deliver: Callable[..., Awaitable[None]],
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """`deliver` returns once the machine took the block and it is on disk, or raises
-        InvalidInput."""
+        """`deliver` gets one or more BlockFetched; it returns once the machine took them and they
+        are on disk, or raises InvalidInput."""
         self._peers = peers
         self._get_height = get_height
         self._deliver = deliver
@@ -144,10 +148,12 @@ class Sync:
         candidates = self._sources.get_usable(self._sources.get_ahead(page.last))
         coming = asyncio.create_task(self._race(candidates, answers=1, first=page.last + 1))
         try:
-            for event in page.blocks:
-                # Consensus may have decided the same height in the meantime.
-                if event.block.header.height == self._get_height() + 1:
-                    await self._deliver(event)
+            for batch in _split(page.blocks):
+                # Consensus may have decided the same heights in the meantime.
+                height = self._get_height()
+                news = [event for event in batch if event.block.header.height > height]
+                if news:
+                    await self._deliver(*news)
             return await coming
         except InvalidInput as error:
             self._sources.shun(page.source, f"it served an invalid block: {error}")
@@ -210,6 +216,19 @@ class Sync:
             # Page by page of one block each, a peer could take days over a chain.
             self._sources.note_slow([peer])
         return Page(peer, blocks) if blocks else None
+
+
+def _split(blocks: Sequence[BlockFetched]) -> Iterator[list[BlockFetched]]:
+    """The blocks in batches for one commit each."""
+    batch, count = list[BlockFetched](), 0
+    for event in blocks:
+        batch.append(event)
+        count += len(event.block.txs)
+        if len(batch) == BATCH_BLOCKS or count >= BATCH_TRANSACTIONS:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
 
 
 def _read_page(body: bytes, first: int, limit: int) -> list[BlockFetched]:

@@ -24,7 +24,7 @@ from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState, make_initial_state
 from milepost_node.peers import Peers, make_client
 from milepost_node.sources import SHUN_SECONDS
-from milepost_node.sync import PAGE_BLOCKS, Sync, _read_page
+from milepost_node.sync import BATCH_BLOCKS, PAGE_BLOCKS, Sync, _read_page
 from tests.support.ledger import Ledger, make_genesis, make_record, make_signer
 from tests.support.nodes import certify
 
@@ -56,6 +56,7 @@ class Desk:
     def __init__(self, *answers: Answer) -> None:
         self.state: LedgerState = make_initial_state(GENESIS)
         self.asked: list[tuple[str, int]] = []
+        self.batches: list[int] = []
         self._answers = {f"p{i}": answer for i, answer in enumerate(answers)}
         members = [
             Member(make_signer(name).public, name, VALIDATOR, name, f"http://{name}")
@@ -84,10 +85,12 @@ class Desk:
             200, stream=httpx.ByteStream(page), headers={"milepost-height": str(claimed)}
         )
 
-    async def deliver(self, event: BlockFetched) -> None:
-        header = event.block.header
-        verify_certificate(event.certificate, header, self.state.validators, self.state.network)
-        self.state = validate_block(self.state, event.block, now_ms=None)
+    async def deliver(self, *events: BlockFetched) -> None:
+        self.batches.append(len(events))
+        for block, certificate in ((event.block, event.certificate) for event in events):
+            validators, network = self.state.validators, self.state.network
+            verify_certificate(certificate, block.header, validators, network)
+            self.state = validate_block(self.state, block, now_ms=None)
 
     async def catch_up(self) -> None:
         """What a node does when it starts."""
@@ -105,6 +108,34 @@ async def test_whole_chain_is_fetched_in_pages() -> None:
     assert desk.state.height == LENGTH
     assert not desk.sync.syncing
     assert [first for _, first in desk.asked] == [1, 1, PAGE_BLOCKS + 1, LENGTH + 1]
+    assert desk.batches == [BATCH_BLOCKS] * (PAGE_BLOCKS // BATCH_BLOCKS) + [20]
+
+
+async def test_full_blocks_go_to_the_disk_in_smaller_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("milepost_node.sync.BATCH_TRANSACTIONS", 1)
+    desk = Desk(honest)
+    await desk.catch_up()
+    assert desk.state.height == LENGTH
+    assert desk.batches[:2] == [1, BATCH_BLOCKS], "the first block carries the only transaction"
+
+
+async def test_blocks_that_consensus_decided_meanwhile_are_not_delivered_again() -> None:
+    desk = Desk(honest)
+    deliver, seen = desk.deliver, list[int]()
+
+    async def decide_and_deliver(*events: BlockFetched) -> None:
+        seen.extend(event.block.header.height for event in events)
+        await deliver(*events)
+        if desk.state.height < LENGTH:
+            block, certificate = get_chain()[desk.state.height]
+            await deliver(BlockFetched(decode(Block, block), decode(Certificate, certificate)))
+
+    desk.sync._deliver = decide_and_deliver
+    await desk.catch_up()
+    assert desk.state.height == LENGTH
+    assert len(seen) == len(set(seen)) < LENGTH
 
 
 async def test_peer_that_boasts_does_not_hold_up_the_others() -> None:
@@ -255,10 +286,10 @@ async def test_next_page_is_on_its_way_while_one_is_applied() -> None:
     asked_at: list[int] = []
     deliver = desk.deliver
 
-    async def watch(event: BlockFetched) -> None:
+    async def watch(*events: BlockFetched) -> None:
         await asyncio.sleep(0)
-        await deliver(event)
-        if event.block.header.height == PAGE_BLOCKS:
+        await deliver(*events)
+        if events[-1].block.header.height == PAGE_BLOCKS:
             asked_at.extend(first for _, first in desk.asked)
 
     desk.sync._deliver = watch
