@@ -15,11 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from milepost_consensus.submissions import OnionRefresh, Tx
 from milepost_node.chain import replay_chain
 from milepost_node.store import Decision, Store
-from tests.support.ledger import Ledger, make_record
+from tests.support.ledger import Ledger, make_record, make_signer
 from tests.support.node_processes import NodeProcesses, poll
 from tests.support.nodes import certify
+from tests.support.validators import make_onion
 
 NODES: Final = 4
 BLOCKS: Final = 10_000
@@ -31,10 +33,22 @@ def _make_chain(nodes: NodeProcesses) -> list[Decision]:
     """The blocks with certificates of all validators."""
     ledger = Ledger(nodes.genesis)
     while len(ledger.blocks) < BLOCKS:
+        ledger.apply(_promise_onions(ledger))
         submission = ledger.start(make_record(f"run {len(ledger.blocks)}"))
         ledger.attest_open(submission)
         ledger.run(EVERY - len(ledger.blocks) % EVERY)
     return [Decision(block, certify(block, ledger.state), {}) for block in ledger.blocks]
+
+
+def _promise_onions(ledger: Ledger) -> list[Tx]:
+    """The next onions of validators that soon need them: without reveals there is no election."""
+    txs = []
+    for member in ledger.state.validators:
+        standing, onion = ledger.state.standings[member.id], make_onion(make_signer(member.name))
+        if standing.onion_left < EVERY and not standing.next_left:
+            head = onion.get_head(standing.generation + 1)
+            txs.append(ledger.sign(OnionRefresh(head, onion.links), member.id))
+    return txs
 
 
 def _fill(home: Path, network: bytes, chain: list[Decision]) -> Path:
