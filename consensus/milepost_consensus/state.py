@@ -36,7 +36,7 @@ from milepost_consensus.merkle import compute_leaf_hash
 from milepost_consensus.params import Params
 from milepost_consensus.standings import Standing, make_standing
 from milepost_consensus.submissions import DECIDED, Submission
-from milepost_consensus.verdicts import Verdict
+from milepost_consensus.verdicts import VALID, Verdict
 
 MEMBER_PREFIX: Final = b"member/"
 MEMBERSHIP_KEY: Final = b"membership"
@@ -121,6 +121,12 @@ class LedgerState:
     def validators_hash(self) -> bytes:
         """What the next header says about who may sign it."""
         return compute_validators_hash(self.validators)
+
+    @cached_property
+    def models(self) -> Mapping[bytes, bytes]:
+        """The submission of each model that is valid or may become it, by the model's digest."""
+        failed = {k for k, verdict in self.verdicts.items() if verdict.outcome != VALID}
+        return {s.submit.model_digest: k for k, s in self.submissions.items() if k not in failed}
 
     @cached_property
     def open_submissions(self) -> tuple[Submission, ...]:
