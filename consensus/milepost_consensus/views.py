@@ -9,8 +9,6 @@ from __future__ import annotations
 import typing
 from typing import Any, TypeVar, get_args, get_origin
 
-import msgspec
-
 from milepost_consensus.encoding import MAX_UINT, Wire, decode, encode
 from milepost_consensus.errors import InvalidEncoding
 
@@ -60,7 +58,7 @@ def _from(kind: type[W], view: object, where: str) -> W:
     if not isinstance(view, dict):
         raise InvalidEncoding(f"{where}: an object expected")
     hints = typing.get_type_hints(kind)
-    names = {field.name for field in msgspec.structs.fields(kind)}
+    names = set(kind.__struct_fields__)
     if view.keys() != names:
         odd = sorted(str(name) for name in view.keys() ^ names)
         raise InvalidEncoding(f"{where}: missing or unknown fields {', '.join(odd[:5])}")
@@ -69,10 +67,7 @@ def _from(kind: type[W], view: object, where: str) -> W:
 
 def to_view(value: Wire) -> View:
     """The JSON data of a wire object."""
-    return {
-        field.name: _dump(getattr(value, field.name))
-        for field in msgspec.structs.fields(type(value))
-    }
+    return {name: _dump(getattr(value, name)) for name in value.__struct_fields__}
 
 
 def from_view(kind: type[W], view: object) -> W:

@@ -84,7 +84,7 @@ class Runtime:
         self._on_behind = on_behind
         self._on_decided = on_decided
         self._on_equivocation = on_equivocation
-        self._events: asyncio.Queue[tuple[Event | None, asyncio.Future[None] | None]] = (
+        self._events: asyncio.Queue[tuple[Sequence[Event] | None, asyncio.Future[None] | None]] = (
             asyncio.Queue()
         )
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
@@ -92,22 +92,23 @@ class Runtime:
 
     def post(self, event: Event) -> None:
         """Hand the machine an event of this node's own making, later."""
-        self._events.put_nowait((event, None))
+        self._events.put_nowait(((event,), None))
 
     def offer(self, event: Event) -> None:
         """Hand the machine a peer's message, later; dropped if too many events wait already."""
         if self._events.qsize() >= QUEUE_EVENTS:
             self.counts["queue-full"] += 1
             return
-        self._events.put_nowait((event, None))
+        self._events.put_nowait(((event,), None))
 
-    async def deliver(self, event: Event) -> None:
-        """Hand the machine an event and wait until its effects are carried out.
+    async def deliver(self, *events: Event) -> None:
+        """Hand the machine events and wait until their effects are carried out.
 
-        Raises InvalidInput if the machine refuses it.
+        All that they decide is written in one commit.  Raises InvalidInput if the machine refuses
+        one of them; those before it took effect, those after it did not.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._events.put_nowait((event, done))
+        self._events.put_nowait((events, done))
         await done
 
     async def run(self) -> None:
@@ -118,10 +119,10 @@ class Runtime:
         self._gossip_later()
         try:
             while True:
-                event, done = await self._events.get()
-                if event is None:
+                events, done = await self._events.get()
+                if events is None:
                     return
-                await self._handle_answering(event, done)
+                await self._handle_answering(events, done)
         finally:
             for timer in self._timers:
                 timer.cancel()
@@ -139,9 +140,11 @@ class Runtime:
             if done is not None:
                 done.cancel()
 
-    async def _handle_answering(self, event: Event, done: asyncio.Future[None] | None) -> None:
+    async def _handle_answering(
+        self, events: Sequence[Event], done: asyncio.Future[None] | None
+    ) -> None:
         try:
-            await self._handle(event)
+            await self._handle(events)
         except InvalidInput as error:
             self.counts[error.slug] += 1
             logger.debug("refused", extra={"slug": error.slug, "reason": str(error)})
@@ -155,15 +158,26 @@ class Runtime:
             if done is not None and not done.done():
                 done.set_result(None)
 
-    async def _handle(self, event: Event) -> None:
-        pending: deque[Event] = deque([event])
+    async def _handle(self, events: Sequence[Event]) -> None:
+        pending: deque[Sequence[Event]] = deque([events])
         while pending:
-            effects = self._machine.handle(pending.popleft())
+            effects, refusal = list[Effect](), None
+            for event in pending.popleft():
+                try:
+                    effects += self._machine.handle(event)
+                except InvalidInput as error:
+                    # The machine has moved by what came before, which therefore must not be lost.
+                    refusal = error
+                    break
+                if len(events) > 1:
+                    await asyncio.sleep(0)
             await self._persist(effects)
             for effect in effects:
                 answer = self._carry_out(effect)
                 if answer is not None:
-                    pending.append(answer)
+                    pending.append((answer,))
+            if refusal is not None:
+                raise refusal
 
     async def _persist(self, effects: Sequence[Effect]) -> None:
         """Commit all that is to be persisted in one transaction; proofs go with their verdict."""

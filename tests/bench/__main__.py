@@ -7,15 +7,19 @@ import sys
 from collections.abc import Callable
 
 from tests.bench.arithmetic import bench_arithmetic
+from tests.bench.catchup import bench_catchup
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
+from tests.bench.throughput import bench_throughput
 
 BENCHES: dict[str, Callable[[], None]] = {
     "arithmetic": bench_arithmetic,
     "recorder": bench_recorder,
     "rounded": bench_rounded,
     "ledger": bench_ledger,
+    "catchup": bench_catchup,
+    "throughput": bench_throughput,
 }
 
 
