@@ -67,15 +67,26 @@ class Customer:
 
     # Submitting -----------------------------------------------------------------------------------
 
-    def submit(self, index: int) -> str:
-        """Hand the next record to a node; returns what came of it."""
+    def submit(self, index: int) -> bytes:
+        """Hand the next record to a node, which acknowledges it; returns the submission."""
+        submission, outcome = self.try_submit(index)
+        assert outcome == ACKNOWLEDGED, self._network.read_log(index)[-2_000:]
+        return submission
+
+    def try_submit(self, index: int) -> tuple[bytes, str]:
+        """The same, whatever comes of it."""
         return self._network.lab.run(self._submit, index, self._runs.pop()).result()
 
-    def submit_later(self, index: int) -> Future[str]:
-        """The same without waiting."""
-        return self._network.lab.run(self._submit, index, self._runs.pop())
+    def submit_and_see(self, index: int, *readers: int) -> None:
+        """The same, and wait until all these nodes show the submission on their chains."""
+        submission = self.submit(index)
+        for reader in readers or (index,):
+            poll(
+                lambda i=reader: self._network.request(i, f"/v1/submissions/{submission.hex()}"),
+                f"the submission to node {index} on the chain of node {reader}",
+            )
 
-    def _submit(self, index: int, run: Path) -> str:
+    def _submit(self, index: int, run: Path) -> tuple[bytes, str]:
         submit, manifest = build_submit(run)
         network = self._network.id
         signer = make_signer(SUBMITTER)
@@ -93,7 +104,7 @@ class Customer:
         except httpx.HTTPError:
             outcome = UNKNOWN
         self.history.submits.append((submission, outcome))
-        return outcome
+        return submission, outcome
 
     # Reading and answering ------------------------------------------------------------------------
 

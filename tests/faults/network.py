@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,9 @@ import msgspec
 
 from milepost_consensus.members import VALIDATOR, VERIFIER, Genesis, Member, compute_network_id
 from milepost_consensus.params import Params
+from milepost_consensus.rules import get_proposer
 from milepost_node.sync import PAGE_BLOCKS
+from tests.faults.history import replay
 from tests.support.ledger import make_genesis
 from tests.support.netns import Lab
 from tests.support.nodes import write_home
@@ -161,6 +163,12 @@ class FaultyNetwork:
             elif entry.name not in ("node.key", "node.toml", "genesis.json"):
                 entry.unlink()
 
+    def watch_standstill(self, *indices: int) -> None:
+        """Nodes decide nothing for longer than their longest timeout."""
+        heights = [self.get_height(index) for index in indices]
+        time.sleep(2 * self.genesis.params.timeout_cap_ms / 1_000)
+        assert [self.get_height(index) for index in indices] == heights
+
     def read_log(self, index: int) -> str:
         """What a node printed, in all its lives."""
         return self.homes[index].with_suffix(".printed").read_text()
@@ -168,8 +176,9 @@ class FaultyNetwork:
     # What can be seen of it -----------------------------------------------------------------------
 
     def request(self, index: int, path: str) -> httpx.Response | None:
-        """A node's answer, or None if there is none."""
-        return self.lab.run(self.request_inside, index, path).result()
+        """A node's answer, or None if there is none or only a refusal."""
+        answer = self.lab.run(self.request_inside, index, path).result()
+        return answer if answer is not None and answer.is_success else None
 
     def request_inside(
         self, index: int, path: str, *, seconds: float = REQUEST_SECONDS
@@ -188,7 +197,7 @@ class FaultyNetwork:
     def get_status(self, index: int) -> dict[str, Any]:
         """What a node says of itself; empty if it says nothing."""
         answer = self.request(index, "/v1/status")
-        return answer.json() if answer is not None and answer.status_code == 200 else {}
+        return answer.json() if answer is not None else {}
 
     def get_height(self, index: int) -> int:
         """A node's height; -1 if it does not say."""
@@ -211,6 +220,12 @@ class FaultyNetwork:
         for index in indices or self.all:
             poll(lambda i=index: self.get_height(i) >= height, f"node {index} at height {height}")
 
+    def find_leader(self, index: int) -> int:
+        """Whose turn it is to propose the block after those that a node has."""
+        state, _ = replay(self.genesis, self.fetch_chain(index))
+        leader = get_proposer(state.validators, state.height + 1, 0)
+        return int(leader.name.removeprefix("node-"))
+
     def fetch_chain(self, index: int) -> list[tuple[bytes, bytes]]:
         """All blocks of a node and their certificates, as it has them."""
         chain: list[tuple[bytes, bytes]] = []
@@ -218,16 +233,15 @@ class FaultyNetwork:
             path = f"/v1/peer/blocks?from={len(chain) + 1}&limit={PAGE_BLOCKS}"
             answer = self.request(index, path)
             assert answer is not None
-            assert answer.status_code == 200, answer.text
             page = msgspec.msgpack.decode(answer.content, type=list[tuple[bytes, bytes]])
             if not page:
                 return chain
             chain += page
 
-    def heal(self, paused: Iterable[int] = ()) -> None:
+    def heal(self) -> None:
         """End all faults: lines are whole, every node runs."""
         self.lab.heal()
-        for index in paused:
+        for index in self.running:
             self.resume(index)
         missing = [index for index in self.all if index not in self.running]
         if missing:
