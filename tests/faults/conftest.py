@@ -25,9 +25,7 @@ class Scene(NamedTuple):
 
 
 class OpenScene(Protocol):
-    def __call__(
-        self, count: int, *, params: Params = PARAMS
-    ) -> AbstractContextManager[Scene]: ...
+    def __call__(self, count: int, *, params: Params = PARAMS) -> AbstractContextManager[Scene]: ...
 
 
 @pytest.fixture(scope="session")

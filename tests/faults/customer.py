@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -82,7 +83,7 @@ class Customer:
         submission = self.submit(index)
         for reader in readers or (index,):
             poll(
-                lambda i=reader: self._network.request(i, f"/v1/submissions/{submission.hex()}"),
+                partial(self._network.request, reader, f"/v1/submissions/{submission.hex()}"),
                 f"the submission to node {index} on the chain of node {reader}",
             )
 

@@ -1,12 +1,12 @@
 """What clients were told, and whether the ledger that came of it makes all of it true.
 
-    H1  Every acknowledged submission is on the final chain exactly once, any other at most once.
-    H2  No fork: the chains of all nodes are equal, block by block, and every block that anybody
-        was ever shown is on them.
-    H3  Each node's every block has a certificate that verifies, and follows from those before it.
-    H4  A node's height never goes back, not by a crash either, unless its disk was lost.
-    H5  A proof that was read once is read the same for ever: from every node that showed a verdict,
-        and with the same verdict from all.
+H1  Every acknowledged submission is on the final chain exactly once, any other at most once.
+H2  No fork: the chains of all nodes are equal, block by block, and every block that anybody
+    was ever shown is on them.
+H3  Each node's every block has a certificate that verifies, and follows from those before it.
+H4  A node's height never goes back, not by a crash either, unless its disk was lost.
+H5  A proof that was read once is read the same for ever: from every node that showed a verdict,
+    and with the same verdict from all.
 """
 
 from __future__ import annotations

@@ -218,7 +218,10 @@ class FaultyNetwork:
     def wait_height(self, height: int, *indices: int) -> None:
         """Until nodes, or all, are at least there."""
         for index in indices or self.all:
-            poll(lambda i=index: self.get_height(i) >= height, f"node {index} at height {height}")
+            poll(partial(self._is_at, index, height), f"node {index} at height {height}")
+
+    def _is_at(self, index: int, height: int) -> bool:
+        return self.get_height(index) >= height
 
     def find_leader(self, index: int) -> int:
         """Whose turn it is to propose the block after those that a node has."""
