@@ -131,13 +131,27 @@ class Peer:
         return False
 
     async def get(self, path: str, *, limit_bytes: int) -> tuple[bytes, int]:
-        """The body at a path and the height the peer says it is at; raises PeerError."""
+        """The body at a path and the height the peer says it is at; raises PeerError.
+
+        The peer must begin at once and keep up the pace: one that trickles would hold up whoever
+        waits for it.
+        """
         body = bytearray()
-        async with self.stream(path, limit_bytes=limit_bytes) as response:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise PeerError(f"{self.name} answered with more than {limit_bytes} bytes")
+        try:
+            async with (
+                asyncio.timeout(ANSWER_SECONDS) as pace,
+                self.stream(path, limit_bytes=limit_bytes) as response,
+            ):
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > limit_bytes:
+                        raise PeerError(f"{self.name} answered with more than {limit_bytes} bytes")
+                    due = pace.when()
+                    assert due is not None
+                    pace.reschedule(due + len(chunk) / SLOWEST_BYTES)
+        except TimeoutError as error:
+            self.note_failure(error)
+            raise PeerError(f"{self.name} failed: {type(error).__name__}") from error
         claimed = response.headers.get(HEIGHT_HEADER, "")
         return bytes(body), int(claimed) if claimed.isdecimal() and len(claimed) < 19 else 0
 

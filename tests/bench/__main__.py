@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 
 from tests.bench.arithmetic import bench_arithmetic
+from tests.bench.commits import bench_commits
+from tests.bench.faults import bench_faults
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
@@ -16,6 +18,8 @@ BENCHES: dict[str, Callable[[], None]] = {
     "recorder": bench_recorder,
     "rounded": bench_rounded,
     "ledger": bench_ledger,
+    "commits": bench_commits,
+    "faults": bench_faults,
 }
 
 
