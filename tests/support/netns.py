@@ -26,6 +26,12 @@ ROUTER: Final = "10.77.0.254"
 THREADS: Final = 16
 """Requests that tests make from inside the router at the same time."""
 _CLONE_NEWNET: Final = 0x40000000
+_REMEDY: Final = (
+    "These tests cut real connections between real nodes, which takes network namespaces: run them"
+    " as root, in a container with --privileged (or --cap-add SYS_ADMIN --cap-add NET_ADMIN,"
+    " seccomp and AppArmor unconfined), with `ip` of iproute2 and `nsenter` and `setpriv` of"
+    " util-linux installed."
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -35,13 +41,8 @@ class NamespacesRefusedError(Exception):
 
 def _check(result: int, doing: str) -> None:
     if result:
-        code = ctypes.get_errno()
-        raise NamespacesRefusedError(
-            f"{doing}: {os.strerror(code)}. These tests cut real connections between real nodes,"
-            " which takes network namespaces: run them as root, in a container with"
-            " --privileged (or --cap-add SYS_ADMIN --cap-add NET_ADMIN, seccomp and AppArmor"
-            " unconfined), with `ip` of iproute2 installed."
-        )
+        reason = os.strerror(ctypes.get_errno())
+        raise NamespacesRefusedError(f"{doing}: {reason}. {_REMEDY}")
 
 
 def _open_namespace() -> int:
@@ -112,15 +113,18 @@ class Lab:
             self._ip(file, lines)
 
     def _ip(self, file: int, lines: Iterable[str]) -> None:
-        done = subprocess.run(
-            ["nsenter", f"--net={_get_path(file)}", "ip", "-batch", "-"],
-            input="\n".join(lines) + "\n",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["nsenter", f"--net={_get_path(file)}", "ip", "-batch", "-"],
+                input="\n".join(lines) + "\n",
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise NamespacesRefusedError(f"{error.filename} is not installed. {_REMEDY}") from error
         if done.returncode:
-            raise NamespacesRefusedError(f"`ip` could not set up the namespaces: {done.stderr}")
+            raise NamespacesRefusedError(f"`ip` failed: {done.stderr.strip()}. {_REMEDY}")
 
     def wrap(self, index: int, command: Iterable[str]) -> list[str]:
         """A command that runs another one on a machine, as the same process.
