@@ -48,7 +48,7 @@ def test_full_disk_ends_one_node_and_no_promise(open_scene: OpenScene, tmp_path:
         customer.submit_and_see(1, 0, 1, 2)
         # It cannot keep what it would sign, so it ends rather than to go on signing.
         assert network.wait_ended(3) == 1
-        assert "store-failed" in network.read_log(3) or "full" in network.read_log(3)
+        assert "database or disk is full" in network.read_log(3)
         customer.submit_and_see(2, 0, 1, 2)
         ballast.unlink()
         network.start(3)
