@@ -11,6 +11,7 @@ from typing import IO, Final
 
 import httpx
 
+from milepost_consensus.beacon import Onion
 from milepost_consensus.blocks import Block
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.machine import Machine
@@ -23,6 +24,7 @@ from milepost_node.behaviours import BEHAVIOURS
 from milepost_node.blobs import BlobStore
 from milepost_node.chain import replay_chain
 from milepost_node.channel import Channel, Poster
+from milepost_node.chores import Chores
 from milepost_node.clock import read_monotonic, read_wall_ms
 from milepost_node.errors import SettingsError, StoreError
 from milepost_node.mempool import Mempool
@@ -76,6 +78,7 @@ class Node:
             limit_seconds=limits.retrace_seconds,
             threads=settings.threads,
         )
+        self._onion = Onion(settings.signer.derive, settings.signer.public)
         self._tasks: list[asyncio.Task[None]] = []
         self._running: asyncio.Task[None] | None = None
         self.store = Store(home / "chain.db", self.network)
@@ -101,6 +104,7 @@ class Node:
             network=self.peers,
             on_behind=lambda sender: self.sync.request(sender),
             on_decided=self._on_decided,
+            on_equivocation=lambda first, second: self.chores.on_equivocation(first, second),
         )
         self.sync = Sync(
             self.peers,
@@ -116,16 +120,23 @@ class Node:
             retracer=self._retracer,
             limit=limits.admissions,
         )
+        answers = Answers(
+            settings.signer,
+            get_state=lambda: self.runtime.state,
+            send=self.admission.send,
+            mempool=self.mempool,
+        )
+        self.chores = Chores(
+            settings.signer.public,
+            self._onion,
+            get_state=lambda: self.runtime.state,
+            answers=answers,
+        )
         self.verifier = Verifier(
             settings.signer.public,
             behaviour=BEHAVIOURS[settings.malicious],
             get_state=lambda: self.runtime.state,
-            answers=Answers(
-                settings.signer,
-                get_state=lambda: self.runtime.state,
-                send=self.admission.send,
-                mempool=self.mempool,
-            ),
+            answers=answers,
             blobs=self.blobs,
             records=self.records,
             retracer=self._retracer,
@@ -133,10 +144,14 @@ class Node:
 
     def _open_machine(self) -> Machine:
         chain = replay_chain(self.store, self.settings.genesis)
+        standing = chain.state.standings.get(self._member.id)
+        if standing is not None and standing.onion_left:
+            self._onion.get_head(standing.generation)  # made now, not in the middle of a round
         try:
             return Machine(
                 chain.state,
                 self.settings.signer,
+                self._onion,
                 journal=self.store.get_journal(),
                 last_certificate=chain.certificate,
             )
@@ -144,6 +159,11 @@ class Node:
             raise StoreError(
                 f"the journal in chain.db is damaged: {error}. {REMEDY}", slug="store-corrupt"
             ) from error
+
+    def _on_decided(self, block: Block, state: LedgerState) -> None:
+        self.accepted.on_decided(block, state)
+        self.chores.on_decided()
+        self.verifier.on_decided()
 
     def start(self) -> None:
         """Take part.  The HTTP server is started by the caller, before or after."""
@@ -182,10 +202,6 @@ class Node:
         self.store.close()
         self._lock.close()
         logger.info("node stopped", extra={"height": self.runtime.state.height})
-
-    def _on_decided(self, block: Block, state: LedgerState) -> None:
-        self.accepted.on_decided(block, state)
-        self.verifier.on_decided()
 
     def _spawn(self, name: str, work: Work) -> asyncio.Task[None]:
         return asyncio.create_task(self._guard(name, work), name=name)

@@ -226,7 +226,7 @@ class FaultyNetwork:
     def find_leader(self, index: int) -> int:
         """Whose turn it is to propose the block after those that a node has."""
         state, _ = replay(self.genesis, self.fetch_chain(index))
-        leader = get_proposer(state.validators, state.height + 1, 0)
+        leader = get_proposer(state, state.height + 1, 0)
         return int(leader.name.removeprefix("node-"))
 
     def fetch_chain(self, index: int) -> list[tuple[bytes, bytes]]:

@@ -193,11 +193,11 @@ class Simulation:
     def _boot(self, node: Node) -> None:
         if node.life < 0:
             return
-        node.machine = Machine(
+        node.machine = self.validators.make_machine(
+            node.identity,
             node.state,
-            self.validators.signers[node.identity],
             journal=node.journal,
-            last_certificate=node.chain[-1][1] if node.chain else None,
+            certificate=node.chain[-1][1] if node.chain else None,
         )
         self._tell(node, Start(self._clock(node)))
         self._tell(node, TransactionsWaiting())
