@@ -30,6 +30,7 @@ def test_minority_waits_and_majority_goes_on(open_scene: OpenScene) -> None:
         network.watch_standstill(*minority)
 
 
+@pytest.mark.slow
 def test_halves_wait_for_each_other(open_scene: OpenScene) -> None:
     with open_scene(4) as (network, customer):
         network.lab.part([0, 1], [2, 3])
