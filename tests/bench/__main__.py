@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from tests.bench.arithmetic import bench_arithmetic
 from tests.bench.catchup import bench_catchup
+from tests.bench.commits import bench_commits
+from tests.bench.faults import bench_faults
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
@@ -20,6 +22,8 @@ BENCHES: dict[str, Callable[[], None]] = {
     "ledger": bench_ledger,
     "catchup": bench_catchup,
     "throughput": bench_throughput,
+    "commits": bench_commits,
+    "faults": bench_faults,
 }
 
 
