@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI
 
+from milepost_node.bodies import BodyBudget
 from milepost_node.node import VERSION, Node
 from milepost_node.problem_json import install_handlers
 from milepost_node.routes import blobs, chain, health, peer, transactions
+from milepost_node.routes.access import READERS
 
 
 def make_app(node: Node) -> FastAPI:
@@ -19,6 +23,8 @@ def make_app(node: Node) -> FastAPI:
         redoc_url=None,
     )
     app.state.node = node
+    app.state.bodies = BodyBudget()
+    app.state.readers = asyncio.Semaphore(READERS)
     install_handlers(app)
     # The busiest first: a request is compared with one route after the other.
     for routes in (peer, health, chain, transactions, blobs):
