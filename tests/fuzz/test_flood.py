@@ -120,6 +120,8 @@ class Flood:
         assert len(tally._heard) <= members
         assert len(tally._quorums) <= len(votes)
         assert len(tally._accused) <= 3 * ROUNDS_KEPT * liars
+        oldest = self.machine.round - ROUNDS_BEHIND
+        assert all(round_ >= oldest for round_, _, _ in tally._accused)
         assert len(inbox._early) <= 3 * EARLY_ROUNDS * members
         assert len(inbox._claims) <= members
         assert len(self.machine._after) <= ROUNDS_KEPT + 2
