@@ -19,7 +19,7 @@ from milepost_node.bodies import PATIENCE_SECONDS, SLOWEST_BYTES
 HEAD_SECONDS: Final = 10.0
 """From the first byte of a request, or from the connection, to the end of its headers."""
 MAX_HEAD_BYTES: Final = 32 * 1024
-"""Checked after each read of the socket, so at most one such read more is ever held."""
+"""Counted by whole reads of the socket, without the one in which a head begins."""
 MAX_HEADERS: Final = 64
 
 
@@ -30,7 +30,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._head_bytes = 0
         self._in_head = True
+        """Whether no body is being read, so that what comes is a head or the beginning of one."""
+        self._begun = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        """Runs while a head is due, or the rest of a body that was answered already."""
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -47,11 +50,17 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_head and self._head_timer is None:
             self._start_head()
+        begun = self._begun
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if self._in_head and begun == self._begun and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The head of the request is too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun += 1
+        self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.headers) >= MAX_HEADERS:
@@ -67,7 +76,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         # The time for the next head starts with its first byte: idle connections may be kept.
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = True
+        self._stop_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        unfinished = not self._in_head and self.cycle.response_complete
+        if unfinished and not self.transport.is_closing():
+            self._start_head()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -83,14 +99,19 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _start_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_late_head)
+        self._stop_head()
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_late)
 
     def _stop_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _on_late_head(self) -> None:
+    def _on_late(self) -> None:
         self._head_timer = None
-        if self._in_head and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._in_head:
             self.send_400_response("The head of the request took too long.")
+        else:
+            self.transport.close()

@@ -1,0 +1,90 @@
+"""How long one hostile request keeps the event loop of a node from running anything else.
+
+The node has submissions of two thousand intervals and blocks of hundreds of answers on its chain,
+and is served by its real server.  Requests come from another thread of this process, so a figure
+contains up to some milliseconds in which that thread had the interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from milepost_consensus.events import BlockFetched
+from tests.fuzz.hostile import make_hostile_requests
+from tests.fuzz.stage import LoopWatch, Stage, make_large_ledger, open_stage
+from tests.support.ledger import Ledger
+from tests.support.nodes import certify
+
+SUBMISSIONS: Final = 4
+INTERVALS: Final = 2_048
+TIMES: Final = 3
+LIMIT_MS: Final = 100
+
+
+def _say(port: int, raw: bytes) -> int:
+    """Send a request and read the answer to its end; returns its status."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = b""
+        try:
+            connection.sendall(raw)
+            while block := connection.recv(2**20):
+                head = head or block[:12]
+        except ConnectionError:
+            pass  # refused while it was still sending
+    return int(head[9:12] or b"0")
+
+
+async def _measure(watch: LoopWatch, stage: Stage, name: str, raw: bytes) -> float:
+    lates = []
+    for _ in range(TIMES):
+        watch.take()
+        status = await asyncio.to_thread(_say, stage.port, raw)
+        await asyncio.sleep(0.3)  # what the request left behind for later
+        lates.append(1_000 * watch.take())
+    print(
+        f"{name:36} HTTP {status}: median {statistics.median(lates):6.1f} ms,"
+        f" largest {max(lates):6.1f} ms"
+    )
+    return max(lates)
+
+
+async def _measure_block(watch: LoopWatch, stage: Stage, ledger: Ledger) -> float:
+    """A fetched block of a thousand answers, whose signatures nobody here has seen."""
+    submission = next(iter(ledger.state.open_submissions))
+    duties = [duty for duty in submission.duties if not duty.answer][:1_000]
+    state = ledger.state
+    txs = [ledger.attest(submission.id, duty) for duty in duties]
+    block = ledger.apply(txs)
+    event = BlockFetched(block, certify(block, state))
+    watch.take()
+    await stage.node.runtime.deliver(event)
+    await asyncio.sleep(0.3)
+    late = 1_000 * watch.take()
+    print(f"{f'a block of {len(txs)} answers':36} fetched : {late:21.1f} ms")
+    return late
+
+
+async def _bench(folder: Path) -> None:
+    ledger = make_large_ledger(SUBMISSIONS, INTERVALS)
+    async with open_stage(folder, ledger=ledger) as stage, LoopWatch() as watch:
+        print(
+            f"chain of {stage.node.runtime.state.height} blocks, {SUBMISSIONS} submissions of"
+            f" {INTERVALS} intervals"
+        )
+        await asyncio.sleep(1.0)
+        print(f"{'nothing at all':36}         : largest {1_000 * watch.take():6.1f} ms")
+        requests = make_hostile_requests(stage.node)
+        lates = [await _measure(watch, stage, name, raw) for name, raw in requests.items()]
+        lates.append(await _measure_block(watch, stage, ledger))
+        print(f"largest of all {max(lates):.1f} ms; the aim is {LIMIT_MS}")
+
+
+def bench_stalls() -> None:
+    """Print how late the event loop was during each hostile request."""
+    with tempfile.TemporaryDirectory() as name:
+        asyncio.run(_bench(Path(name)))
