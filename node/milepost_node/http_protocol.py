@@ -31,7 +31,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         """Whether no body is being read, so that what comes is a head or the beginning of one."""
-        self._begun = 0
+        self._turns = 0
+        """Messages that began and that ended."""
         self._head_timer: asyncio.TimerHandle | None = None
         """Runs while a head is due, or the rest of a body that was answered already."""
         self._write_timer: asyncio.TimerHandle | None = None
@@ -50,16 +51,16 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_head and self._head_timer is None:
             self._start_head()
-        begun = self._begun
+        turns = self._turns
         super().data_received(data)
-        if self._in_head and begun == self._begun and not self.transport.is_closing():
+        if self._in_head and turns == self._turns and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The head of the request is too large.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._begun += 1
+        self._turns += 1
         self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -77,6 +78,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         # The time for the next head starts with its first byte: idle connections may be kept.
         self._in_head = True
+        self._turns += 1
         self._stop_head()
 
     def on_response_complete(self) -> None:

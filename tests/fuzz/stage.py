@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,29 +19,36 @@ from milepost_node.node import Node
 from milepost_node.settings import Limits
 from milepost_node.store import Decision, Store
 from tests.support.ledger import Ledger, make_record
-from tests.support.nodes import Cluster, certify, make_named_genesis, wait_until
+from tests.support.nodes import Cluster, ScriptedRetracer, certify, make_named_genesis, wait_until
 
 TICK_SECONDS = 0.002
 
 
 class LoopWatch:
-    """Measures how late the event loop wakes up a task that wants to run all the time."""
+    """Measures how late the event loop wakes up a task that wants to run all the time.
+
+    `busiest_seconds` is the processor time of the loop's own thread in such a time: what other
+    programs of the machine take is not in it, nor is the time of other threads.
+    """
 
     def __init__(self) -> None:
         self.latest_seconds = 0.0
+        self.busiest_seconds = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def _watch(self) -> None:
         while True:
-            before = read_monotonic()
+            before, busy = read_monotonic(), time.thread_time()
             await asyncio.sleep(TICK_SECONDS)
             late = read_monotonic() - before - TICK_SECONDS
             self.latest_seconds = max(self.latest_seconds, late)
+            self.busiest_seconds = max(self.busiest_seconds, time.thread_time() - busy)
 
-    def take(self) -> float:
-        """The greatest lateness since the last call, in seconds."""
-        latest, self.latest_seconds = self.latest_seconds, 0.0
-        return latest
+    def take(self) -> tuple[float, float]:
+        """The greatest lateness and processor time since the last call, in seconds."""
+        taken = self.latest_seconds, self.busiest_seconds
+        self.latest_seconds = self.busiest_seconds = 0.0
+        return taken
 
     async def __aenter__(self) -> LoopWatch:
         self._task = asyncio.create_task(self._watch())
@@ -104,7 +112,11 @@ def make_request(
 
 @asynccontextmanager
 async def open_stage(
-    folder: Path, *, ledger: Ledger | None = None, limits: Limits | None = None
+    folder: Path,
+    *,
+    ledger: Ledger | None = None,
+    limits: Limits | None = None,
+    retracer: ScriptedRetracer | None = None,
 ) -> AsyncIterator[Stage]:
     """One of four nodes, with the chain of `ledger` on its disk if there is one."""
     genesis = make_named_genesis(4)
@@ -112,7 +124,7 @@ async def open_stage(
     assert cluster.genesis == genesis
     if ledger is not None:
         write_chain(cluster.homes[0], ledger)
-    node = cluster.open(0)
+    node = cluster.open(0, retracer)
     server = make_server(node)
     listener = socket.create_server(("127.0.0.1", 0))
     node.start()
