@@ -21,6 +21,8 @@ def make_app(node: Node) -> FastAPI:
         # The interactive pages load scripts from elsewhere; /openapi.json is all there is.
         docs_url=None,
         redoc_url=None,
+        # A redirect would go to whatever host the caller names in its header.
+        redirect_slashes=False,
     )
     app.state.node = node
     app.state.bodies = BodyBudget()

@@ -50,7 +50,8 @@ class Idle(ScriptedRetracer):
 
 def _print(name: str, taken: Sequence[tuple[float, float]], note: str) -> float:
     """Print medians in milliseconds; returns that of the loop's own processor time."""
-    late, busy = (1_000 * statistics.median(each) for each in zip(*taken, strict=True))
+    late = 1_000 * statistics.median(each[0] for each in taken)
+    busy = 1_000 * statistics.median(each[1] for each in taken)
     print(f"{name:36} {note:8} late {late:7.1f} ms, busy {busy:6.1f} ms")
     return busy
 
