@@ -70,14 +70,14 @@ def _from(kind: type[W], view: object, where: str) -> W:
 
 
 def parse_json(text: str | bytes) -> object:
-    """The plain data in a JSON text of somebody else's.
+    """The plain data in a JSON text of somebody else's; bytes are UTF-8 and nothing else.
 
     Raises InvalidEncoding for what is not JSON, and for JSON that two readers may understand
     differently: a name that stands twice in one object, NaN and numbers without bound.
     """
     try:
         return json.loads(
-            text,
+            text if isinstance(text, str) else text.decode(),
             object_pairs_hook=_load_unique,
             parse_float=_load_finite,
             parse_constant=_load_finite,

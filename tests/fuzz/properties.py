@@ -22,7 +22,7 @@ SPARE_BYTES = 1024 * 1024
 T = TypeVar("T")
 THOROUGH = [
     pytest.param(1, id="fast"),
-    pytest.param(10, id="thorough", marks=pytest.mark.slow),
+    pytest.param(5, id="thorough", marks=pytest.mark.slow),
 ]
 """By how much to multiply the number of examples."""
 

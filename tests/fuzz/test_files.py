@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from milepost.bundle import parse_proof, read_proof, read_trust
 from milepost.errors import CannotTell
-from milepost_consensus.errors import InvalidEncoding
+from milepost_consensus.errors import InvalidEncoding, InvalidInput
 from milepost_consensus.light import (
     ProofBundle,
     dump_proof,
@@ -158,6 +159,19 @@ def test_memory_is_bounded_by_the_size_of_a_file(name: str) -> None:
 def test_json_that_two_readers_understand_differently_is_refused(text: str) -> None:
     with pytest.raises(InvalidEncoding):
         parse_json(text)
+
+
+def test_json_is_utf_8() -> None:
+    for text in ('{"a": 1}'.encode("utf-16"), b"\xef\xbb\xbf{}", b'"\xff"'):
+        with pytest.raises(InvalidEncoding):
+            parse_json(text)
+
+
+def test_a_refusal_does_not_repeat_a_page() -> None:
+    params = replace(GENESIS.params, rule="x" * 50_000)
+    with pytest.raises(InvalidInput) as caught:
+        validate_genesis(replace(GENESIS, params=params))
+    assert_explained(caught.value, caught.value.slug)
 
 
 def test_plain_json_is_read_as_ever() -> None:
