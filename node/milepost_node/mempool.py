@@ -127,7 +127,8 @@ class Mempool:
                 slug="mempool-full",
             )
         waiting = self._senders[tx.sender]
-        crowded = len(self._waiting) >= self._limit and waiting + 1 >= max(self._senders.values())
+        most = max(self._senders.values(), default=0)
+        crowded = len(self._waiting) >= self._limit and waiting + 1 >= most
         if crowded or waiting >= self._per_sender:
             raise InvalidRequest(
                 f"{len(self._waiting)} transactions are waiting, {waiting} of them"

@@ -99,8 +99,8 @@ async def test_bodies_that_do_not_come_are_given_up(stage: Stage, path: str) -> 
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
     length = (head + "content-length: 1000\r\n\r\n").encode()
     chunked = (head + "transfer-encoding: chunked\r\n\r\n").encode()
-    for start in (length, length + b"x" * 999, chunked, chunked + b"5\r\nabcde\r\n"):
-        answer = await stage.say(start)
+    starts = (length, length + b"x" * 999, chunked, chunked + b"5\r\nabcde\r\n")
+    for answer in await asyncio.gather(*(stage.say(start) for start in starts)):
         assert answer.status == 408
         assert b"/problems/too-slow" in answer.data
     await assert_alive(stage)
@@ -198,6 +198,7 @@ async def test_many_pipelined_requests_are_answered_one_after_the_other(stage: S
     assert answer.data.count(b"HTTP/1.1 200") == 2_001
 
 
+@pytest.mark.slow
 async def test_a_reader_that_does_not_read_is_let_go(stage: Stage) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     transport = writer.transport
@@ -212,6 +213,7 @@ async def test_a_reader_that_does_not_read_is_let_go(stage: Stage) -> None:
     await assert_alive(stage)
 
 
+@pytest.mark.slow
 async def test_the_event_loop_is_never_held_for_seconds(tmp_path: Path) -> None:
     """The figure is in `python -m tests.bench stalls`; this is a watchdog for what hangs."""
     limits = Limits(blob_bytes=10**6, store_bytes=10**7)

@@ -6,7 +6,9 @@ depends on limits and on the number of members, never on how much somebody says.
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from pathlib import Path
 
 import httpx
@@ -36,8 +38,8 @@ from milepost_node.envelopes import make_envelope
 from milepost_node.errors import InvalidRequest
 from milepost_node.mempool import SUBMITS_PER_SENDER, Mempool
 from milepost_node.peers import QUEUE_BYTES, QUEUE_MESSAGES, Peer
+from milepost_node.runtime import LARGE_BYTES, LARGE_TXS, Runtime
 from milepost_node.runtime import QUEUE_BYTES as EVENT_BYTES
-from milepost_node.runtime import Runtime
 from milepost_node.store import Store
 from tests.fuzz.properties import THOROUGH, run_property
 from tests.support.desk import NOW_MS, Desk, pick
@@ -171,6 +173,46 @@ def test_the_queue_of_the_machine_is_bounded_in_bytes(tmp_path: Path) -> None:
     assert runtime.counts["queue-full"] == 100 - 7, "votes find room beside large blocks"
     runtime.stop()
     assert runtime.queued_bytes == 0
+    store.close()
+
+
+async def test_large_blocks_are_executed_off_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(make_genesis(4))
+    tx = ledger.sign(Hold(bytes(32)), ledger.verifiers[0])
+    desk = Desk(SEVEN)
+    store = Store(tmp_path / "chain.db", SEVEN.network)
+    runtime = Runtime(
+        desk.machine,
+        store=store,
+        mempool=Mempool(SEVEN.network, limit=10, per_sender=10),
+        network=Deaf(),
+        on_behind=lambda sender: None,
+        on_decided=lambda block, state: None,
+    )
+    places: list[bool] = []
+    vote = ReceivedVote(SEVEN.make_vote(1, PREVOTE, NIL))
+
+    def note(event: object) -> list[Effect]:
+        places.append(threading.current_thread() is threading.main_thread())
+        return []
+
+    monkeypatch.setattr(desk.machine, "handle", note)
+    proposal = SEVEN.make_proposal(SEVEN.make_block()[0])
+    many = replace(proposal, block=replace(proposal.block, txs=(tx,) * (LARGE_TXS + 1)))
+    heavy = replace(tx, payload=bytes(LARGE_BYTES + 1))
+    running = asyncio.create_task(runtime.run())
+    await runtime.deliver(vote)
+    await runtime.deliver(ReceivedProposal(proposal, NOW_MS))
+    assert places.pop(), "what is done soon needs no thread"
+    large = replace(proposal, block=replace(proposal.block, txs=(heavy,)))
+    for event in (ReceivedProposal(large, NOW_MS), ReceivedProposal(many, NOW_MS), vote):
+        # From the first large block of a height on, any event may have it executed.
+        await runtime.deliver(event)
+        assert not places.pop()
+    runtime.stop()
+    await running
     store.close()
 
 
