@@ -13,6 +13,7 @@ from tests.bench.faults import bench_faults
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
+from tests.bench.stalls import bench_stalls
 from tests.bench.throughput import bench_throughput
 
 BENCHES: dict[str, Callable[[], None]] = {
@@ -24,6 +25,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "throughput": bench_throughput,
     "commits": bench_commits,
     "faults": bench_faults,
+    "stalls": bench_stalls,
 }
 
 
