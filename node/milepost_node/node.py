@@ -12,6 +12,7 @@ from typing import IO, Final
 import httpx
 
 from milepost_consensus.errors import InvalidInput
+from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import Member, compute_network_id, compute_quorum
 from milepost_node.admission import Admission
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 VERSION: Final = version("milepost")
 SWEEP_SECONDS: Final = 600.0
 """Between two searches for files that no submission names."""
+LISTEN_SECONDS: Final = 1.5
+"""How long a node that comes back is silent: peers repeat what they know every second."""
+LISTEN_STEP_SECONDS: Final = 0.02
+"""Between two looks at what peers and sync know by then."""
 LAG_SECONDS: Final = 0.5
 """An event loop that is this late is logged: messages and timers were late too."""
 
@@ -97,6 +102,8 @@ class Node:
             network=self.peers,
             on_behind=lambda sender: self.sync.request(sender),
             on_decided=lambda block, state: self.verifier.on_decided(),
+            key_in_use=self.store.get_key_in_use(),
+            listens=True,
         )
         self.sync = Sync(
             self.peers,
@@ -129,12 +136,15 @@ class Node:
 
     def _open_machine(self) -> Machine:
         chain = replay_chain(self.store, self.settings.genesis)
+        journal = self.store.get_journal()
+        self._is_new = journal is None and chain.certificate is None
         try:
             return Machine(
                 chain.state,
                 self.settings.signer,
-                journal=self.store.get_journal(),
+                journal=journal,
                 last_certificate=chain.certificate,
+                key_in_use=bool(self.store.get_key_in_use()),
             )
         except InvalidInput as error:
             raise StoreError(
@@ -160,6 +170,7 @@ class Node:
         for peer in self.peers.all:
             self._tasks.append(self._spawn(f"peer {peer.name}", peer.run))
         self._tasks.append(self._spawn("sync", self.sync.run))
+        self._tasks.append(self._spawn("listen", self._listen))
         self._tasks.append(self._spawn("verifier", self.verifier.run))
         self._tasks.append(self._spawn("sweep", self._sweep))
         self._tasks.append(self._spawn("lag", _watch_lag))
@@ -189,6 +200,21 @@ class Node:
             logger.critical("a part of the node broke", extra={"part": name}, exc_info=True)
             self.failed.set()
 
+    async def _listen(self) -> None:
+        """Let the machine sign once the others could tell what they have of this node's key.
+
+        Chain and journal may be older than what the key signed.  A node without either goes on
+        when a quorum is there, without which nothing is decided anyway: at genesis, at once.
+        """
+        while self.sync.syncing:  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_STEP_SECONDS)
+        while self._is_new and self.count_validators() < self._quorum:  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_STEP_SECONDS)
+        end = read_monotonic() + LISTEN_SECONDS if self.peers.all else 0.0
+        while read_monotonic() < end and (self.sync.behind or not self._is_new):  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_STEP_SECONDS)
+        self.runtime.start()
+
     async def _sweep(self) -> None:
         """Delete files that were sent here long ago and belong to no submission."""
         while True:
@@ -215,20 +241,36 @@ class Node:
             "mempool": len(self.mempool),
             "version": VERSION,
             "malicious": self.settings.malicious,
+            "signing": self._get_signing(),
+            "key_in_use": self.runtime.key_in_use,
             "device_classes": list(self.verifier.device_classes),
         }
 
     def get_readiness(self) -> tuple[int, dict[str, object]]:
         """The HTTP status and body of `/health/ready`."""
-        needed = compute_quorum(len(self.runtime.state.validators))
+        needed = self._quorum
         present = self.count_validators()
         if self.failed.is_set():
             return 503, {"reason": "failed"}
+        if self.runtime.key_in_use:
+            return 503, {"reason": "key-in-use", "detail": self.runtime.key_in_use}
         if present < needed:
             return 503, {"reason": "too-few-validators", "reachable": present, "needed": needed}
         if self.sync.syncing:
             return 206, {"reason": "syncing", "behind": self.sync.behind}
+        signing = self._get_signing()
+        if signing in (Signing.LISTENING, Signing.QUARANTINE):
+            return 206, {"reason": signing}
         return 200, {"reason": "ready"}
+
+    def _get_signing(self) -> str:
+        validators = self.runtime.state.validators
+        is_validator = any(member.id == self._member.id for member in validators)
+        return self.runtime.signing if is_validator else "no-validator"
+
+    @property
+    def _quorum(self) -> int:
+        return compute_quorum(len(self.runtime.state.validators))
 
     def count_validators(self) -> int:
         """Validators that are there, this node included if it is one."""

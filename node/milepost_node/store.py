@@ -1,16 +1,18 @@
 """The chain on disk: one SQLite file with the decided blocks, the journal and the proofs.
 
-    meta(key, value)                            network id and layout version
-    journal(row, data)                          the machine's signatures and locks, one row
+    meta(key, value)                            network id, layout version; key-in-use, if it is
+    journal(row, data, digest)                  the machine's signatures and locks, one row
     blocks(height, id, block, certificate)      everything decided, without gaps from height 1
     proofs(submission, json)                    proof files, made when the verdict was decided
 
 `synchronous=FULL` in WAL mode: what `commit` returned from survives a power loss, so no signature
-leaves this machine that it could forget.
+leaves this machine that it could forget.  Blocks prove themselves when they are replayed; the
+journal has a digest beside it, so that a changed bit cannot change a lock.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +22,11 @@ from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.encoding import encode
 from milepost_node.errors import StoreError
 
-LAYOUT: Final = b"1"
+LAYOUT: Final = b"2"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS journal(row INTEGER PRIMARY KEY CHECK (row = 1), data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS journal(
+    row INTEGER PRIMARY KEY CHECK (row = 1), data BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS blocks(
     height INTEGER PRIMARY KEY, id BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS proofs(submission BLOB PRIMARY KEY, json BLOB NOT NULL);
@@ -57,18 +60,15 @@ class Store:
     def __init__(self, file: Path, network: bytes) -> None:
         self._file = file
         self._network = network
-        try:
+        with self._failing("opened"):
             self._write = self._connect()
             self._read = self._connect()
             self._write.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{file.name} cannot be opened: {error}. {REMEDY}", slug="store-corrupt"
-            ) from error
         self._check_meta()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+        connection.text_factory = bytes  # a damaged file may say text where bytes were written
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA busy_timeout=10000")
@@ -87,7 +87,13 @@ class Store:
                     slug="wrong-network",
                 )
 
-    def commit(self, journal: bytes | None, decisions: Sequence[Decision]) -> None:
+    def commit(
+        self,
+        journal: bytes | None,
+        decisions: Sequence[Decision],
+        *,
+        key_in_use: str | None = None,
+    ) -> None:
         """Make all of it durable in one transaction, or nothing of it."""
         with self._failing("written"):
             self._write.execute("BEGIN IMMEDIATE")
@@ -106,15 +112,35 @@ class Store:
                         "INSERT OR REPLACE INTO proofs VALUES(?, ?)", list(proofs.items())
                     )
                 if journal is not None:
-                    self._write.execute("INSERT OR REPLACE INTO journal VALUES(1, ?)", (journal,))
+                    self._write.execute(
+                        "INSERT OR REPLACE INTO journal VALUES(1, ?, ?)",
+                        (journal, _compute_digest(journal)),
+                    )
+                if key_in_use is not None:
+                    self._write.execute(
+                        "INSERT OR REPLACE INTO meta VALUES('key-in-use', ?)",
+                        (key_in_use.encode(),),
+                    )
+                self._write.execute("COMMIT")
             except BaseException:
-                self._write.execute("ROLLBACK")
+                if self._write.in_transaction:  # SQLite itself gives some up, as on a full disk
+                    self._write.execute("ROLLBACK")
                 raise
-            self._write.execute("COMMIT")
 
     def get_journal(self) -> bytes | None:
-        """What the last commit with a journal stored."""
-        return self._one("SELECT data FROM journal")
+        """What the last commit with a journal stored; raises StoreError for another than that."""
+        data = self._one("SELECT data FROM journal")
+        if data is not None and self._one("SELECT digest FROM journal") != _compute_digest(data):
+            raise StoreError(
+                f"the journal in {self._file.name} is damaged: it is not what was written."
+                f" {REMEDY}",
+                slug="store-corrupt",
+            )
+        return data
+
+    def get_key_in_use(self) -> str:
+        """Why this node must sign nothing, as a commit said once; empty if it may."""
+        return (self._one("SELECT value FROM meta WHERE key = 'key-in-use'") or b"").decode()
 
     def get_block(self, height: int) -> StoredBlock | None:
         """The decided block at a height."""
@@ -153,22 +179,38 @@ class Store:
         query = f"SELECT height, id, block, certificate FROM blocks {where}"  # noqa: S608 constants
         with self._failing("read"):
             for row in self._read.execute(query, values):
+                if [type(value) for value in row] != [int, bytes, bytes, bytes]:
+                    raise sqlite3.DatabaseError("a block is not of bytes")
                 yield StoredBlock(*row)
 
     def _one(self, query: str, *values: bytes) -> bytes | None:
         with self._failing("read"):
             row = self._read.execute(query, values).fetchone()
-        return None if row is None else bytes(row[0])
+            if row is not None and not isinstance(row[0], bytes):
+                raise sqlite3.DatabaseError("a value is not of bytes")
+        return None if row is None else row[0]
 
     def _failing(self, doing: str) -> _Failing:
         return _Failing(f"{self._file.name} cannot be {doing}")
 
 
 REMEDY: Final = (
-    "Move the file away once the other nodes have finished at least one more block without this"
-    " one, then start again: the node fetches the chain from its peers. (Earlier it might sign a"
-    " height twice, because its journal is in that file.)"
+    "Move chain.db and, where they are there, chain.db-wal and chain.db-shm away and start again:"
+    " the node fetches the chain from its peers, and signs once it has followed two heights."
 )
+_WORLD: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Primary result codes that say nothing about what the file holds; all others do."""
 
 
 class _Failing:
@@ -181,12 +223,18 @@ class _Failing:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError
-        ):
+        if not isinstance(error, sqlite3.Error):
+            return
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _WORLD:
             raise StoreError(f"{self._what}: {error}. {REMEDY}", slug="store-corrupt") from error
-        if isinstance(error, sqlite3.Error):
-            raise StoreError(f"{self._what}: {error}") from error
+        raise StoreError(
+            f"{self._what}: {error}. A node that cannot store what it signs does not send it."
+            " Make room or repair the disk, then start the node again: nothing is lost."
+        ) from error
+
+
+def _compute_digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _show(value: bytes) -> str:

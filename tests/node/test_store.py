@@ -136,7 +136,7 @@ def test_missing_block_and_broken_bytes_are_noticed(tmp_path: Path) -> None:
 
 def test_file_that_is_no_database_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "chain.db").write_bytes(b"not a database at all, " * 100)
-    with pytest.raises(StoreError, match=r"Move the file away") as caught:
+    with pytest.raises(StoreError, match=r"Move chain\.db") as caught:
         open_store(tmp_path)
     assert caught.value.slug == "store-corrupt"
 
