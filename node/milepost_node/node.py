@@ -11,7 +11,6 @@ from typing import IO, Final
 
 import httpx
 
-from milepost_consensus.errors import InvalidInput
 from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import Member, compute_network_id, compute_quorum
@@ -19,17 +18,17 @@ from milepost_node.admission import Admission
 from milepost_node.answers import Answers
 from milepost_node.behaviours import BEHAVIOURS
 from milepost_node.blobs import BlobStore
-from milepost_node.chain import replay_chain
+from milepost_node.chain import read_journal, replay_chain
 from milepost_node.channel import Channel, Poster
 from milepost_node.clock import read_monotonic, read_wall_ms
-from milepost_node.errors import SettingsError, StoreError
+from milepost_node.errors import SettingsError
 from milepost_node.mempool import Mempool
 from milepost_node.peers import Peers, make_client
 from milepost_node.records import Records
 from milepost_node.retracer import Retracer, Workers
 from milepost_node.runtime import Runtime
 from milepost_node.settings import Settings
-from milepost_node.store import REMEDY, Store
+from milepost_node.store import Store
 from milepost_node.sync import Sync
 from milepost_node.verifier import Verifier
 
@@ -136,20 +135,15 @@ class Node:
 
     def _open_machine(self) -> Machine:
         chain = replay_chain(self.store, self.settings.genesis)
-        journal = self.store.get_journal()
+        journal = read_journal(self.store, chain.state.height)
         self._is_new = journal is None and chain.certificate is None
-        try:
-            return Machine(
-                chain.state,
-                self.settings.signer,
-                journal=journal,
-                last_certificate=chain.certificate,
-                key_in_use=bool(self.store.get_key_in_use()),
-            )
-        except InvalidInput as error:
-            raise StoreError(
-                f"the journal in chain.db is damaged: {error}. {REMEDY}", slug="store-corrupt"
-            ) from error
+        return Machine(
+            chain.state,
+            self.settings.signer,
+            journal=journal,
+            last_certificate=chain.certificate,
+            key_in_use=bool(self.store.get_key_in_use()),
+        )
 
     def start(self) -> None:
         """Take part.  The HTTP server is started by the caller, before or after."""

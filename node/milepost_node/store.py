@@ -2,12 +2,13 @@
 
     meta(key, value)                            network id, layout version; key-in-use, if it is
     journal(row, data, digest)                  the machine's signatures and locks, one row
-    blocks(height, id, block, certificate)      everything decided, without gaps from height 1
+    blocks(height, id, block, certificate,      everything decided, without gaps from height 1
+           digest)
     proofs(submission, json)                    proof files, made when the verdict was decided
 
 `synchronous=FULL` in WAL mode: what `commit` returned from survives a power loss, so no signature
-leaves this machine that it could forget.  Blocks prove themselves when they are replayed; the
-journal has a digest beside it, so that a changed bit cannot change a lock.
+leaves this machine that it could forget.  Digests stand beside what was written, so that a changed
+bit changes no lock, and a start need not check every signature of the past again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHO
 CREATE TABLE IF NOT EXISTS journal(
     row INTEGER PRIMARY KEY CHECK (row = 1), data BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS blocks(
-    height INTEGER PRIMARY KEY, id BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL);
+    height INTEGER PRIMARY KEY, id BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL,
+    digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS proofs(submission BLOB PRIMARY KEY, json BLOB NOT NULL);
 """
 
@@ -99,14 +101,11 @@ class Store:
             self._write.execute("BEGIN IMMEDIATE")
             try:
                 for block, certificate, proofs in decisions:
+                    height, data, final = block.header.height, encode(block), encode(certificate)
+                    block_id = compute_block_id(block.header, self._network)
                     self._write.execute(
-                        "INSERT INTO blocks VALUES(?, ?, ?, ?)",
-                        (
-                            block.header.height,
-                            compute_block_id(block.header, self._network),
-                            encode(block),
-                            encode(certificate),
-                        ),
+                        "INSERT INTO blocks VALUES(?, ?, ?, ?, ?)",
+                        (height, block_id, data, final, _compute_digest(data, final)),
                     )
                     self._write.executemany(
                         "INSERT OR REPLACE INTO proofs VALUES(?, ?)", list(proofs.items())
@@ -142,6 +141,10 @@ class Store:
         """Why this node must sign nothing, as a commit said once; empty if it may."""
         return (self._one("SELECT value FROM meta WHERE key = 'key-in-use'") or b"").decode()
 
+    def get_height(self) -> int:
+        """The height of the last block, 0 without any."""
+        return next((row.height for row in self.get_blocks_before(2**62, limit=1)), 0)
+
     def get_block(self, height: int) -> StoredBlock | None:
         """The decided block at a height."""
         return next(self._rows("WHERE height = ?", (height,)), None)
@@ -163,8 +166,13 @@ class Store:
         return list(self._rows("WHERE height < ? ORDER BY height DESC LIMIT ?", (height, limit)))
 
     def read_chain(self) -> Iterator[StoredBlock]:
-        """Every decided block, lowest height first."""
-        yield from self._rows("ORDER BY height", ())
+        """Every decided block, lowest height first; raises StoreError for one that changed."""
+        with self._failing("read"):
+            digests = self._read.execute("SELECT digest FROM blocks ORDER BY height")
+            for row in self._rows("ORDER BY height", ()):
+                if digests.fetchone()[0] != _compute_digest(row.block, row.certificate):
+                    raise sqlite3.DatabaseError(f"block {row.height} is not what was written")
+                yield row
 
     def get_proof(self, submission: bytes) -> bytes | None:
         """The proof file of a decided submission as JSON bytes."""
@@ -233,8 +241,8 @@ class _Failing:
         ) from error
 
 
-def _compute_digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+def _compute_digest(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def _show(value: bytes) -> str:
