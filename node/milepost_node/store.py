@@ -231,8 +231,8 @@ class _Failing:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, sqlite3.Error):
-            return
+        if not isinstance(error, sqlite3.Error | UnicodeDecodeError):
+            return  # the second comes from a message about a damaged schema
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _WORLD:
             raise StoreError(f"{self._what}: {error}. {REMEDY}", slug="store-corrupt") from error
         raise StoreError(

@@ -147,7 +147,7 @@ def test_changed_journal_is_noticed(tmp_path: Path) -> None:
     store.commit(b"journal", [])
     with sqlite3.connect(tmp_path / "chain.db") as connection:
         connection.execute("UPDATE journal SET data = 'journam'")
-    with pytest.raises(StoreError, match="the journal in chain.db is damaged") as caught:
+    with pytest.raises(StoreError, match=r"journal in chain\.db is damaged") as caught:
         store.get_journal()
     assert caught.value.slug == "store-corrupt"
     store.close()
