@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ from tests.support.lives import (
 MOMENTS: Final[tuple[Moment, ...]] = ("before", "inside", "after")
 FRAME_BYTES: Final = 24 + 4096
 LOG_HEADER_BYTES: Final = 32
+FULL: Final = 7
+"""How a process ends that cannot write."""
 
 get_recording = cache(record_events)
 
@@ -53,14 +57,26 @@ class Home:
         self.word = Word(self.validators)
 
     def live(
-        self, crash: Crash | None = None, *, impatient: bool = False, served: bool = False
+        self,
+        crash: Crash | None = None,
+        *,
+        impatient: bool = False,
+        served: bool = False,
+        limit_bytes: int = resource.RLIM_INFINITY,
     ) -> Life:
-        """One process, from opening the store until it dies or has seen all events."""
+        """One process, from opening the store until it dies or has seen all events.
+
+        `limit_bytes` is how large its files may get.
+        """
         events = [*self.events, *(self.served if served else ())]
 
         def work(send: object) -> None:
-            store = CrashingStore(self.file, self.validators.network, crash)
-            live(store, self.validators, events, send, impatient=impatient)  # type: ignore[arg-type]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
+            try:
+                store = CrashingStore(self.file, self.validators.network, crash)
+                live(store, self.validators, events, send, impatient=impatient)  # type: ignore[arg-type]
+            except StoreError as error:
+                os._exit(FULL if error.slug == "store-failed" else 1)
             store.close()
 
         ended = run_process(work)
@@ -264,3 +280,22 @@ def test_changed_bytes_of_the_file_are_noticed_or_change_nothing(tmp_path: Path)
             assert state == disk.states[-1], f"byte {97 * number} changed the past"
     assert refused > 20
     assert slugs <= {"store-corrupt", "wrong-network"}
+
+
+# A disk that is full ------------------------------------------------------------------------------
+
+
+def test_full_disk_ends_the_process_and_loses_nothing(tmp_path: Path) -> None:
+    """Files may grow to a limit, which each time lies a little further; then there is room."""
+    recording = get_recording(calm_ms=1_500)
+    ended = 0
+    for number, limit in enumerate(range(40_000, 400_000, 30_000)):
+        home = Home(tmp_path / f"{number}", recording)
+        life = home.live(limit_bytes=limit)
+        if life.code == 0:
+            break
+        assert life.code == FULL
+        ended += 1
+        home.check()
+        home.finish()
+    assert ended > 3

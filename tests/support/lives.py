@@ -64,7 +64,7 @@ class Recording(Simulation):
             case ReceivedVote(vote):
                 foreign = vote.sender != own
             case ReceivedProposal(proposal):
-                foreign = own not in {each.sender for each in (proposal, *proposal.polc)}
+                foreign = own not in (proposal.sender, *(vote.sender for vote in proposal.polc))
             case _:
                 foreign = not isinstance(event, BlockFetched)
         if node.name == ME and foreign:
@@ -228,7 +228,8 @@ def _read(data: bytes) -> Iterator[Message]:
     while place < len(data):
         is_vote, size = _HEADER.unpack_from(data, place)
         place += _HEADER.size + size
-        yield decode(Vote if is_vote else Proposal, data[place - size : place])
+        body = data[place - size : place]
+        yield decode(Vote, body) if is_vote else decode(Proposal, body)
 
 
 class Word:
