@@ -245,19 +245,18 @@ def test_a_height_that_had_to_be_fetched_begins_the_quarantine_anew() -> None:
 
 def test_a_decision_by_few_others_does_not_count() -> None:
     """Two of three others and our own old vote decide: the third may know more."""
-    desk = Desk(FOUR, state=AFTER, wiped=True)
+    first = next(h for h in range(2, 8) if FOUR.get_turn(h, 0) and FOUR.get_turn(h + 1, 0))
+    heights = (first, first + 1)
+    turns = {FOUR.get_turn(height, 0) for height in heights}
+    unheard = next(i for i in OTHERS if i not in turns)
+    desk = Desk(FOUR, state=CHAIN[first - 2][1], wiped=True)
     desk.start()
-    desk.hear(FOUR.make_proposal(CHAIN[1][0]))
-    for height in (2, 3):
-        block_id = FOUR.get_id(CHAIN[height - 1][0])
-        if height == 3:
-            desk.hear(FOUR.make_proposal(CHAIN[2][0]))
-        votes = [FOUR.make_vote(i, PRECOMMIT, block_id, height=height) for i in (0, 1, 2)]
-        if FOUR.get_turn(height, 0) != 3:
-            desk.hear(*votes)
-        else:
-            fetch(desk, height)
-    assert desk.machine.height == 4
+    for height in heights:
+        block = CHAIN[height - 1][0]
+        desk.hear(FOUR.make_proposal(block))
+        for sender in {0, *OTHERS} - {unheard}:
+            desk.hear(FOUR.make_vote(sender, PRECOMMIT, FOUR.get_id(block), height=height))
+    assert desk.machine.height == first + 2
     assert get_signing(desk) is Signing.QUARANTINE
 
 
