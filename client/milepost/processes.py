@@ -102,7 +102,7 @@ class LocalNetwork:
         with httpx.Client(timeout=2.0, trust_env=False) as http:
             while waiting:
                 for home in list(waiting):
-                    if _get_health(http, home.url) == 200 and _can_retrain(http, home.url):
+                    if _is_ready(http, home.url) and _can_retrain(http, home.url):
                         waiting.remove(home)
                         on_ready(home)
                 for death in self.find_deaths():
@@ -161,6 +161,15 @@ def _can_retrain(http: httpx.Client, url: str) -> bool:
     """Whether the node has found out which device classes it repeats; until then it is idle."""
     try:
         return bool(http.get(f"{url}/v1/status").json().get("device_classes"))
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def _is_ready(http: httpx.Client, url: str) -> bool:
+    """Whether a node takes part, or waits for heights that an idle network does not make."""
+    try:
+        answer = http.get(f"{url}/health/ready")
+        return answer.status_code == 200 or answer.json().get("reason") == "quarantine"
     except (httpx.HTTPError, ValueError):
         return False
 

@@ -44,7 +44,7 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The node runs; once, before any other event."""
+    """Take part from now on; once.  Before it the machine listens, follows and signs nothing."""
 
     now_ms: int
 
@@ -168,6 +168,17 @@ class Equivocation:
     second: Message
 
 
+@dataclass(frozen=True, slots=True)
+class KeyInUse:
+    """The own key signed what this machine did not sign, as `message` tells an operator.
+
+    The machine signs nothing more.  To be remembered durably: it is to be made anew with
+    `key_in_use` until an operator has acted.
+    """
+
+    message: str
+
+
 Effect = (
     PersistJournal
     | PersistDecision
@@ -176,4 +187,5 @@ Effect = (
     | NeedTransactions
     | Behind
     | Equivocation
+    | KeyInUse
 )

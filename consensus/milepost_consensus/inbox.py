@@ -62,7 +62,7 @@ class Inbox:
 
     def receive(self, event: Received, *, round_: int) -> list[Effect]:
         """Take in a message while `round_` is at work; raises InvalidInput for a bad one."""
-        message = _get_message(event)
+        message = get_message(event)
         if message.height > self._height:
             return self._receive_early(event, message)
         if message.height < self._height:
@@ -115,10 +115,10 @@ class Inbox:
         """Whether a message of this height changes nothing, whoever really signed it."""
         if message.round > round_ + ROUNDS_AHEAD:
             return self.tally.get_heard(message.sender) >= message.round
-        first = self._get_first(message)
+        first = self.get_first(message)
         return (
             message.round < round_ - ROUNDS_BEHIND
-            or (first is not None and _is_same(first, message))
+            or (first is not None and is_same(first, message))
             or self.tally.is_accused(message.round, _get_type(message), message.sender)
         )
 
@@ -140,12 +140,12 @@ class Inbox:
         return event.proposal.sender == proposer.id
 
     def _accept(self, event: Received, *, round_: int) -> list[Effect]:
-        message = _get_message(event)
+        message = get_message(event)
         self.spoken = True
         if message.round > round_ + ROUNDS_AHEAD:
             self.tally.hear(message.sender, message.round)
             return []
-        first = self._get_first(message)
+        first = self.get_first(message)
         if first is not None:
             self.tally.accuse(message.round, _get_type(message), message.sender)
             return [Equivocation(first, message)]
@@ -157,14 +157,16 @@ class Inbox:
             self.keep_proposal(event.proposal, timely=timely)
         return []
 
-    def _get_first(self, message: Message) -> Message | None:
+    def get_first(self, message: Message) -> Message | None:
+        """What is known in this message's place; the message is of the height at work."""
         if isinstance(message, Vote):
             return self.tally.get_vote(message.round, message.type, message.sender)
         seen = self.tally.proposals.get(message.round)
         return None if seen is None else seen.proposal
 
 
-def _get_message(event: Received) -> Message:
+def get_message(event: Received) -> Message:
+    """The message that an event brings."""
     return event.vote if isinstance(event, ReceivedVote) else event.proposal
 
 
@@ -172,7 +174,7 @@ def _get_type(message: Message) -> int:
     return message.type if isinstance(message, Vote) else PROPOSAL
 
 
-def _is_same(first: Message, second: Message) -> bool:
+def is_same(first: Message, second: Message) -> bool:
     """Whether two messages of one sender, round and type say the same."""
     if isinstance(first, Vote) or isinstance(second, Vote):
         assert isinstance(first, Vote)

@@ -3,7 +3,8 @@
 A restart with the journal is no more than a short absence: the lock holds, nothing is signed twice,
 and the votes that brought the machine into its round are still there to be passed on.  Forgetting
 those would be safe, but could leave the others one vote short for ever.  Rounds before the last one
-are left out: rounds only grow, so nothing more is signed in them.
+are left out: rounds only grow, so nothing more is signed in them.  After the height was decided the
+journal still says what the key signed last, until it signs again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 from milepost_consensus.blocks import Block, compute_block_id
 from milepost_consensus.encoding import Wire
-from milepost_consensus.tally import Tally
+from milepost_consensus.keyguard import ORIGIN, KeyGuard, Place
+from milepost_consensus.tally import PROPOSAL, Tally
 from milepost_consensus.votes import Proposal, Vote
 
 
@@ -22,6 +24,9 @@ class Journal(Wire, frozen=True):
     height: int
     round: int
     step: int
+    signed_round: int
+    """Round and type of the last message signed: the mark at or below which nothing more is."""
+    signed_type: int
     locked_round: int
     locked_id: bytes
     valid_round: int
@@ -54,9 +59,11 @@ def make_journal(
     step: int,
     locked: Backed | None,
     valid: Backed | None,
+    mark: Place,
     sender: bytes,
 ) -> Journal:
-    """The journal of `sender`'s machine."""
+    """The journal of `sender`'s machine, which signed for `mark` last."""
+    assert mark.height == height
     seen = tally.proposals.get(round_)
     own = seen if seen is not None and seen.proposal.sender == sender else None
     blocks = {backed.block_id: backed.block for backed in (locked, valid) if backed is not None}
@@ -66,6 +73,8 @@ def make_journal(
         height=height,
         round=round_,
         step=step,
+        signed_round=mark.round,
+        signed_type=mark.type,
         locked_round=0 if locked is None else locked.round + 1,
         locked_id=b"" if locked is None else locked.block_id,
         valid_round=0 if valid is None else valid.round + 1,
@@ -89,3 +98,23 @@ def get_backed(journal: Journal, network: bytes) -> tuple[Backed | None, Backed 
         block = blocks[journal.valid_id]
         valid = Backed(journal.valid_round - 1, journal.valid_id, block, journal.polc)
     return locked, valid
+
+
+def make_guard(journal: Journal | None, height: int, *, key_in_use: bool) -> KeyGuard:
+    """The guard of a key with this journal, on a chain that is `height` blocks high."""
+    if journal is None:
+        mark = ORIGIN if height == 0 else None
+        return KeyGuard(mark, known_from=ORIGIN, key_in_use=key_in_use)
+    mark = Place(journal.height, journal.signed_round, journal.signed_type)
+    known_from = Place(journal.height, journal.round, PROPOSAL)
+    guard = KeyGuard(mark, known_from=known_from, key_in_use=key_in_use)
+    if mark == ORIGIN and height > 0:
+        guard.pass_genesis()
+    return guard
+
+
+def make_first_journal() -> Journal:
+    """That of a key which starts at genesis and has signed nothing."""
+    return make_journal(
+        Tally(1), height=0, round_=0, step=0, locked=None, valid=None, mark=ORIGIN, sender=b""
+    )

@@ -42,6 +42,8 @@ A vote takes the step of its name.  Where the algorithm is silent or we differ:
   message never leaves anybody one vote short.
 * Persist before send: a PersistJournal stands before the first message that a call signs, and
   where one signed by us is known already, nothing else is signed in its place.
+* Nothing is signed before Start, in quarantine, or once the key is seen in other hands (keyguard):
+  before Start only rule 49 applies, then the steps are taken and no votes cast.
 
 An event that breaks a rule raises an InvalidInput and leaves the machine as it was.
 """
@@ -56,15 +58,18 @@ from milepost_consensus.beacon import Onion
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.certificates import get_precommits, make_certificate, verify_certificate
 from milepost_consensus.crypto import Signer
-from milepost_consensus.encoding import decode
+from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidBlock, InvalidInput
 from milepost_consensus.events import (
     BlockFetched,
     Effect,
     Event,
     GossipDue,
+    KeyInUse,
+    Message,
     NeedTransactions,
     PersistDecision,
+    PersistJournal,
     ProposalInput,
     ReceivedProposal,
     ReceivedVote,
@@ -75,8 +80,16 @@ from milepost_consensus.events import (
     TimerKind,
     TransactionsWaiting,
 )
-from milepost_consensus.inbox import Inbox
-from milepost_consensus.journal import Backed, Journal, get_backed, make_journal
+from milepost_consensus.inbox import Inbox, get_message, is_same
+from milepost_consensus.journal import (
+    Backed,
+    Journal,
+    get_backed,
+    make_first_journal,
+    make_guard,
+    make_journal,
+)
+from milepost_consensus.keyguard import Place, Signing, get_place
 from milepost_consensus.members import compute_fault_limit, compute_quorum
 from milepost_consensus.outbox import Outbox
 from milepost_consensus.rules import (
@@ -87,7 +100,7 @@ from milepost_consensus.rules import (
     validate_block,
 )
 from milepost_consensus.state import LedgerState
-from milepost_consensus.tally import ROUNDS_BEHIND
+from milepost_consensus.tally import PROPOSAL, ROUNDS_BEHIND
 from milepost_consensus.votes import (
     NIL,
     PRECOMMIT,
@@ -96,6 +109,8 @@ from milepost_consensus.votes import (
     Vote,
     sign_proposal,
     sign_vote,
+    verify_proposal,
+    verify_vote,
 )
 
 
@@ -113,7 +128,8 @@ class Machine:
 
     `onion` is what it reveals when it proposes; without one it passes where a reveal is owed.
     `journal` is the data of the last PersistJournal and `last_certificate` that of the block at
-    `state.height`; attributes are for reading.  Raises InvalidEncoding for a damaged journal.
+    `state.height`; `key_in_use` tells that a KeyInUse came in the past.  Attributes are for
+    reading.  Raises InvalidEncoding for a damaged journal.
     """
 
     state: LedgerState
@@ -132,9 +148,12 @@ class Machine:
         *,
         journal: bytes | None = None,
         last_certificate: Certificate | None = None,
+        key_in_use: bool = False,
     ) -> None:
         self._signer = signer
         self._onion = onion
+        kept = None if journal is None else decode(Journal, journal)
+        self._guard = make_guard(kept, state.height, key_in_use=key_in_use)
         self._outbox = Outbox(self._make_journal)
         self._rules: tuple[Callable[[], bool], ...] = (
             self._rule_49_decide,
@@ -150,17 +169,26 @@ class Machine:
         last = get_precommits(last_certificate, state.last_validators) if last_certificate else ()
         self._inbox = Inbox(state, last)
         self._enter_height(state)
-        if journal is not None:
-            self._restore(decode(Journal, journal))
+        if kept is not None:
+            self._restore(kept)
+
+    @property
+    def signing(self) -> Signing:
+        """Whether this machine signs, and if not, why."""
+        return self._guard.get_signing(self.height)
 
     def handle(self, event: Event) -> list[Effect]:
         """What the event calls for, in order.  Raises InvalidInput for one that breaks a rule."""
         match event:
             case Start():
+                if self._guard.start():
+                    self._outbox.add(PersistJournal(encode(make_first_journal())))
                 if self.step is Step.NEW_HEIGHT:
                     self._set_timer(TimerKind.NEW_HEIGHT, self.state.params.min_block_ms)
             case ReceivedVote() | ReceivedProposal():
-                self._outbox.add(*self._inbox.receive(event, round_=self.round))
+                message = get_message(event)
+                if not self._examine(message):
+                    self._outbox.add(*self._inbox.receive(event, round_=self.round))
             case TimeoutFired():
                 self._on_timeout(event.timer)
             case TransactionsWaiting():
@@ -173,7 +201,8 @@ class Machine:
                 self._outbox.add(*self._inbox.relay(self.round))
             case _:
                 assert_never(event)
-        while any(rule() for rule in self._rules):
+        rules = self._rules if self._guard.started else (self._rule_49_decide,)
+        while any(rule() for rule in rules):
             pass
         return self._outbox.take()
 
@@ -244,7 +273,8 @@ class Machine:
             block, after = self._get_block(block_id), self._get_after(block_id)
             if block is not None and after is not None:
                 precommits = self._tally.get_votes_for(round_, PRECOMMIT, block_id)
-                self._decide(block, make_certificate(precommits, self.state.validators), after)
+                certificate = make_certificate(precommits, self.state.validators)
+                self._decide(block, certificate, after, live=self._is_heard())
                 return True
         return False
 
@@ -348,20 +378,86 @@ class Machine:
                 f" {self.state.last_id.hex()[:16]}"
             )
         verify_certificate(certificate, header, self.state.validators, self.state.network)
-        self._decide(block, certificate, validate_block(self.state, block, now_ms=None))
+        after = validate_block(self.state, block, now_ms=None)
+        if self._guard.settled:
+            # Otherwise it is no news that this key signed, and being behind restarts quarantine.
+            self._examine(*get_precommits(certificate, self.state.validators))
+            self._examine_proposer(block)
+        self._decide(block, certificate, after, live=False)
 
-    def _decide(self, block: Block, certificate: Certificate, after: LedgerState) -> None:
+    def _decide(
+        self, block: Block, certificate: Certificate, after: LedgerState, *, live: bool
+    ) -> None:
         self._outbox.cover()
+        self._guard.on_decided(self.height, live=live)
         self._outbox.add(PersistDecision(block, certificate, after))
         self._inbox.open(after, get_precommits(certificate, self.state.validators))
         self._enter_height(after)
         self._set_timer(TimerKind.NEW_HEIGHT, after.params.min_block_ms)
 
+    def _is_heard(self) -> bool:
+        """Whether so many others spoke at this height that one of them is honest and up to date."""
+        needed = 2 * compute_fault_limit(len(self.state.validators)) + 1
+        return self._tally.count_others(self._signer.public) >= needed
+
+    # What our key said elsewhere ----------------------------------------------------------------
+
+    def _examine(self, *messages: Message) -> bool:
+        """Whether one of the messages shows that our key signed what we do not know of.
+
+        Raises InvalidSignature if it only pretends to.  It is taken as evidence, nothing else.
+        """
+        for message in messages:
+            if isinstance(message, Proposal) and self._examine(*message.polc):
+                return True
+            if message.sender == self._signer.public and self._is_unexplained(message):
+                if isinstance(message, Vote):
+                    verify_vote(message, self.state.network)
+                else:
+                    verify_proposal(message, self.state.network)
+                self._on_misuse(get_place(message), "is signed with")
+                return True
+        return False
+
+    def _examine_proposer(self, block: Block) -> None:
+        """More than two thirds saw a proposal signed by the proposer that a final block names."""
+        place = Place(self.height, block.header.round, PROPOSAL)
+        mark = self._guard.mark
+        if block.header.proposer == self._signer.public and mark is not None and place > mark:
+            self._on_misuse(place, "was proposed with")
+
+    def _is_unexplained(self, message: Message) -> bool:
+        place, mark = get_place(message), self._guard.mark
+        if mark is None or self.signing is Signing.KEY_IN_USE:
+            return False
+        if place > mark:
+            return True
+        if message.height != self.height or place < self._guard.known_from:
+            return False
+        first = self._inbox.get_first(message)
+        forgotten = message.round < self.round - ROUNDS_BEHIND
+        return not forgotten and (first is None or not is_same(first, message))
+
+    def _on_misuse(self, place: Place, doing: str) -> None:
+        history = self._guard.history
+        if self._guard.on_misuse():
+            self._outbox.add(
+                KeyInUse(
+                    f"A message of {place} {doing} this node's key, and this node did not sign it:"
+                    f" {history}. Either another process uses the key, as from a copied home, or"
+                    " the chain database is older than the signatures, as from a backup."
+                )
+            )
+
     # What we say --------------------------------------------------------------------------------
 
     def _is_my_turn(self) -> bool:
         proposer = get_proposer(self.state, self.height, self.round)
-        return proposer.id == self._signer.public and self.round not in self._tally.proposals
+        return (
+            proposer.id == self._signer.public
+            and self.round not in self._tally.proposals
+            and self._guard.may_sign(Place(self.height, self.round, PROPOSAL))
+        )
 
     def _propose(self, backed: Backed) -> None:
         bare = Proposal(
@@ -373,17 +469,21 @@ class Machine:
             self._signer.public,
         )
         proposal = sign_proposal(bare, self._signer, self.state.network)
+        self._guard.on_signed(get_place(proposal))
         self._inbox.keep_proposal(proposal, timely=True)
         self._outbox.send_signed(proposal)
 
     def _vote(self, type_: int, block_id: bytes) -> None:
-        """Take the step of the vote, and cast it if we have one."""
+        """Take the step of the vote, and cast it if we have one and may."""
         self.step = Step.PREVOTE if type_ == PREVOTE else Step.PRECOMMIT
         me = self._signer.public
+        place = Place(self.height, self.round, type_)
         signed = self._tally.get_vote(self.round, type_, me) is not None
-        if not signed and any(member.id == me for member in self.state.validators):
+        free = not signed and self._guard.may_sign(place)
+        if free and any(member.id == me for member in self.state.validators):
             bare = Vote(self.height, self.round, type_, block_id, me)
             vote = sign_vote(bare, self._signer, self.state.network)
+            self._guard.on_signed(place)
             self._tally.add_vote(vote)
             self._outbox.send_signed(vote)
 
@@ -424,6 +524,7 @@ class Machine:
     # The journal --------------------------------------------------------------------------------
 
     def _make_journal(self) -> Journal:
+        assert self._guard.mark is not None
         return make_journal(
             self._tally,
             height=self.height,
@@ -431,6 +532,7 @@ class Machine:
             step=self.step,
             locked=self._locked,
             valid=self._valid,
+            mark=self._guard.mark,
             sender=self._signer.public,
         )
 

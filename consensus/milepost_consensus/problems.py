@@ -252,6 +252,17 @@ PROBLEMS: dict[str, Problem] = {
         "Something that was sent breaks a rule.",
         "The message names it.",
     ),
+    "key-in-use": Problem(
+        "Key used elsewhere",
+        "A message that is signed with the node's key was not signed by this node, as far as its"
+        " database goes back. Two processes that sign with one key contradict each other, which"
+        " the network takes for lying; so this node follows the ledger, serves it, and signs"
+        " nothing, after a restart as well.",
+        "Find out where else the key is used, as in a copied home, and stop it there. Then stop"
+        " this node, delete its chain.db, chain.db-wal and chain.db-shm, and start it: it fetches"
+        " the chain from its peers and signs again once it has followed two heights. The same"
+        " helps after a backup was restored: the database must not be older than the signatures.",
+    ),
     "key-readable": Problem(
         "Key file open to others",
         "Others on this machine can read the key file and could sign in its name.",
@@ -464,8 +475,8 @@ PROBLEMS: dict[str, Problem] = {
         "Chain on disk is damaged",
         "The chain database does not hold what was written: a block no longer follows from those"
         " before it, or the file itself is broken. The node does not start from such a state.",
-        "Follow the message: set the file aside once the network has moved on, and start again;"
-        " the node fetches the chain from its peers.",
+        "Follow the message: set the file aside and start again; the node fetches the chain from"
+        " its peers, and signs once it has followed two heights.",
     ),
     "store-failed": Problem(
         "Disk failed",

@@ -64,6 +64,10 @@ class Tally:
         """The highest round in which a validator spoke, -1 for none."""
         return self._heard.get(sender, -1)
 
+    def count_others(self, sender: bytes) -> int:
+        """How many validators besides this one spoke."""
+        return len(self._heard.keys() - {sender})
+
     def get_reached(self, senders: int) -> int:
         """The highest round that at least so many validators reached, -1 for none."""
         rounds = sorted(self._heard.values(), reverse=True)

@@ -13,7 +13,7 @@ import httpx
 
 from milepost_consensus.beacon import Onion
 from milepost_consensus.blocks import Block
-from milepost_consensus.errors import InvalidInput
+from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import Member, compute_network_id, compute_quorum
 from milepost_consensus.state import LedgerState
@@ -22,18 +22,18 @@ from milepost_node.admission import Admission
 from milepost_node.answers import Answers
 from milepost_node.behaviours import BEHAVIOURS
 from milepost_node.blobs import BlobStore
-from milepost_node.chain import replay_chain
+from milepost_node.chain import read_journal, replay_chain
 from milepost_node.channel import Channel, Poster
 from milepost_node.chores import Chores
 from milepost_node.clock import read_monotonic, read_wall_ms
-from milepost_node.errors import SettingsError, StoreError
+from milepost_node.errors import SettingsError
 from milepost_node.mempool import Mempool
 from milepost_node.peers import Peers, make_client
 from milepost_node.records import Records
 from milepost_node.retracer import Retracer, Workers
 from milepost_node.runtime import Runtime
 from milepost_node.settings import Settings
-from milepost_node.store import REMEDY, Store
+from milepost_node.store import Store
 from milepost_node.sync import Sync
 from milepost_node.verifier import Verifier
 
@@ -42,6 +42,10 @@ logger = logging.getLogger(__name__)
 VERSION: Final = version("milepost")
 SWEEP_SECONDS: Final = 600.0
 """Between two searches for files that no submission names."""
+LISTEN_SECONDS: Final = 1.5
+"""How long a node that comes back is silent: peers repeat what they know every second."""
+LISTEN_STEP_SECONDS: Final = 0.02
+"""Between two looks at what peers and sync know by then."""
 LAG_SECONDS: Final = 0.5
 """An event loop that is this late is logged: messages and timers were late too."""
 
@@ -105,6 +109,8 @@ class Node:
             on_behind=lambda sender: self.sync.request(sender),
             on_decided=self._on_decided,
             on_equivocation=lambda first, second: self.chores.on_equivocation(first, second),
+            key_in_use=self.store.get_key_in_use(),
+            listens=True,
         )
         self.sync = Sync(
             self.peers,
@@ -147,18 +153,16 @@ class Node:
         standing = chain.state.standings.get(self._member.id)
         if standing is not None and standing.onion_left:
             self._onion.get_head(standing.generation)  # made now, not in the middle of a round
-        try:
-            return Machine(
-                chain.state,
-                self.settings.signer,
-                self._onion,
-                journal=self.store.get_journal(),
-                last_certificate=chain.certificate,
-            )
-        except InvalidInput as error:
-            raise StoreError(
-                f"the journal in chain.db is damaged: {error}. {REMEDY}", slug="store-corrupt"
-            ) from error
+        journal = read_journal(self.store, chain.state.height)
+        self._is_new = journal is None and chain.certificate is None
+        return Machine(
+            chain.state,
+            self.settings.signer,
+            self._onion,
+            journal=journal,
+            last_certificate=chain.certificate,
+            key_in_use=bool(self.store.get_key_in_use()),
+        )
 
     def _on_decided(self, block: Block, state: LedgerState) -> None:
         self.accepted.on_decided(block, state)
@@ -185,6 +189,7 @@ class Node:
         for peer in self.peers.all:
             self._tasks.append(self._spawn(f"peer {peer.name}", peer.run))
         self._tasks.append(self._spawn("sync", self.sync.run))
+        self._tasks.append(self._spawn("listen", self._listen))
         self._tasks.append(self._spawn("verifier", self.verifier.run))
         self._tasks.append(self._spawn("sweep", self._sweep))
         self._tasks.append(self._spawn("lag", _watch_lag))
@@ -214,6 +219,21 @@ class Node:
             logger.critical("a part of the node broke", extra={"part": name}, exc_info=True)
             self.failed.set()
 
+    async def _listen(self) -> None:
+        """Let the machine sign once the others could tell what they have of this node's key.
+
+        Chain and journal may be older than what the key signed.  A node without either goes on
+        when a quorum is there, without which nothing is decided anyway: at genesis, at once.
+        """
+        while self.sync.syncing:  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_STEP_SECONDS)
+        while self._is_new and self.count_validators() < self._quorum:  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_STEP_SECONDS)
+        end = read_monotonic() + LISTEN_SECONDS if self.peers.all else 0.0
+        while read_monotonic() < end and (self.sync.behind or not self._is_new):  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_STEP_SECONDS)
+        self.runtime.start()
+
     async def _sweep(self) -> None:
         """Delete files that were sent here long ago and belong to no submission."""
         while True:
@@ -240,20 +260,36 @@ class Node:
             "mempool": len(self.mempool),
             "version": VERSION,
             "malicious": self.settings.malicious,
+            "signing": self._get_signing(),
+            "key_in_use": self.runtime.key_in_use,
             "device_classes": list(self.verifier.device_classes),
         }
 
     def get_readiness(self) -> tuple[int, dict[str, object]]:
         """The HTTP status and body of `/health/ready`."""
-        needed = compute_quorum(len(self.runtime.state.validators))
+        needed = self._quorum
         present = self.count_validators()
         if self.failed.is_set():
             return 503, {"reason": "failed"}
+        if self.runtime.key_in_use:
+            return 503, {"reason": "key-in-use", "detail": self.runtime.key_in_use}
         if present < needed:
             return 503, {"reason": "too-few-validators", "reachable": present, "needed": needed}
         if self.sync.syncing:
             return 206, {"reason": "syncing", "behind": self.sync.behind}
+        signing = self._get_signing()
+        if signing in (Signing.LISTENING, Signing.QUARANTINE):
+            return 206, {"reason": signing}
         return 200, {"reason": "ready"}
+
+    def _get_signing(self) -> str:
+        validators = self.runtime.state.validators
+        is_validator = any(member.id == self._member.id for member in validators)
+        return self.runtime.signing if is_validator else "no-validator"
+
+    @property
+    def _quorum(self) -> int:
+        return compute_quorum(len(self.runtime.state.validators))
 
     def count_validators(self) -> int:
         """Validators that are there, this node included if it is one."""

@@ -12,6 +12,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from milepost_consensus.blocks import Block, Certificate
@@ -24,6 +25,7 @@ from milepost_consensus.events import (
     Equivocation,
     Event,
     GossipDue,
+    KeyInUse,
     Message,
     NeedTransactions,
     PersistDecision,
@@ -35,7 +37,9 @@ from milepost_consensus.events import (
     TimeoutFired,
     TransactionsWaiting,
 )
+from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
+from milepost_consensus.problems import PROBLEMS
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import Tx
 from milepost_node.clock import read_wall_ms
@@ -90,11 +94,18 @@ class Runtime:
         on_behind: Callable[[bytes], None],
         on_decided: Listener,
         on_equivocation: Callable[[Message, Message], None],
+        key_in_use: str = "",
+        listens: bool = False,
     ) -> None:
+        """`key_in_use` is what the store says of it.  A runtime that `listens` starts the machine
+        only when `start` is called."""
         self.state: LedgerState = machine.state
         self.counts: Counter[str] = Counter()
         """Refused and dropped events, by slug."""
+        self.key_in_use = key_in_use
+        """Why this node signs nothing any more; empty if it may."""
         self._machine = machine
+        self._listens = listens
         self._store = store
         self._mempool = mempool
         self._network = network
@@ -108,6 +119,15 @@ class Runtime:
         """The highest height of which a large block was seen; it may be executed at any event."""
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._timers: set[asyncio.TimerHandle] = set()
+
+    @property
+    def signing(self) -> Signing:
+        """Whether the machine signs, and if not, why."""
+        return self._machine.signing
+
+    def start(self) -> None:
+        """Let the machine take part."""
+        self.post(Start(read_wall_ms()))
 
     def post(self, event: Event) -> None:
         """Hand the machine an event of this node's own making, later."""
@@ -134,7 +154,10 @@ class Runtime:
 
     async def run(self) -> None:
         """Serve until `stop`.  Ends with an exception only if the disk or this code fails."""
-        self.post(Start(read_wall_ms()))
+        if self.key_in_use:
+            _log_key_in_use(self.key_in_use)
+        if not self._listens:
+            self.start()
         if len(self._mempool):
             self.post(TransactionsWaiting())
         self._gossip_later()
@@ -216,12 +239,15 @@ class Runtime:
     async def _persist(self, effects: Sequence[Effect]) -> None:
         """Commit all that is to be persisted in one transaction; proofs go with their verdict."""
         journal: bytes | None = None
+        key_in_use: str | None = None
         decisions: list[Decision] = []
         decided: dict[int, tuple[Block, Certificate]] = {}
         before = self.state
         for effect in effects:
             if isinstance(effect, PersistJournal):
                 journal = effect.data
+            elif isinstance(effect, KeyInUse):
+                key_in_use = effect.message
             elif isinstance(effect, PersistDecision):
                 decided[effect.state.height] = effect.block, effect.certificate
                 proofs = build_proofs(
@@ -230,9 +256,9 @@ class Runtime:
                 )
                 decisions.append(Decision(effect.block, effect.certificate, proofs))
                 before = effect.state
-        if journal is not None or decisions:
-            loop = asyncio.get_running_loop()
-            commit = loop.run_in_executor(self._disk, self._store.commit, journal, decisions)
+        if journal is not None or decisions or key_in_use is not None:
+            work = partial(self._store.commit, journal, decisions, key_in_use=key_in_use)
+            commit = asyncio.get_running_loop().run_in_executor(self._disk, work)
             # A cancelled wait must not leave a commit whose effects are never carried out.
             await asyncio.shield(commit)
 
@@ -256,6 +282,10 @@ class Runtime:
                     extra={"validator": first.sender, "height": first.height},
                 )
                 self._on_equivocation(first, second)
+            case KeyInUse(message):
+                self.key_in_use = message
+                self.counts["key-in-use"] += 1
+                _log_key_in_use(message)
             case PersistJournal():
                 pass
         return None
@@ -314,3 +344,14 @@ def _get_size(event: Event) -> int:
 def _is_large(event: Event) -> bool:
     txs = _get_txs(event)
     return len(txs) > LARGE_TXS or sum(len(tx.payload) for tx in txs) > LARGE_BYTES
+
+
+def _log_key_in_use(message: str) -> None:
+    logger.critical(
+        "this node signs nothing: its key is in use elsewhere",
+        extra={
+            "slug": "key-in-use",
+            "reason": message,
+            "remedy": PROBLEMS["key-in-use"].remedy,
+        },
+    )

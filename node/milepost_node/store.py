@@ -1,16 +1,19 @@
 """The chain on disk: one SQLite file with the decided blocks, the journal and the proofs.
 
-    meta(key, value)                            network id and layout version
-    journal(row, data)                          the machine's signatures and locks, one row
-    blocks(height, id, block, certificate)      everything decided, without gaps from height 1
+    meta(key, value)                            network id, layout version; key-in-use, if it is
+    journal(row, data, digest)                  the machine's signatures and locks, one row
+    blocks(height, id, block, certificate,      everything decided, without gaps from height 1
+           digest)
     proofs(submission, json)                    proof files, made when the verdict was decided
 
 `synchronous=FULL` in WAL mode: what `commit` returned from survives a power loss, so no signature
-leaves this machine that it could forget.
+leaves this machine that it could forget.  Digests stand beside what was written, so that a changed
+bit changes no lock, and a start need not check every signature of the past again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +23,14 @@ from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.encoding import decode, encode
 from milepost_node.errors import StoreError
 
-LAYOUT: Final = b"1"
+LAYOUT: Final = b"2"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS journal(row INTEGER PRIMARY KEY CHECK (row = 1), data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS journal(
+    row INTEGER PRIMARY KEY CHECK (row = 1), data BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS blocks(
-    height INTEGER PRIMARY KEY, id BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL);
+    height INTEGER PRIMARY KEY, id BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL,
+    digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS proofs(submission BLOB PRIMARY KEY, json BLOB NOT NULL);
 """
 
@@ -57,18 +62,15 @@ class Store:
     def __init__(self, file: Path, network: bytes) -> None:
         self._file = file
         self._network = network
-        try:
+        with self._failing("opened"):
             self._write = self._connect()
             self._read = self._connect()
             self._write.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{file.name} cannot be opened: {error}. {REMEDY}", slug="store-corrupt"
-            ) from error
         self._check_meta()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+        connection.text_factory = bytes  # a damaged file may say text where bytes were written
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA busy_timeout=10000")
@@ -87,34 +89,62 @@ class Store:
                     slug="wrong-network",
                 )
 
-    def commit(self, journal: bytes | None, decisions: Sequence[Decision]) -> None:
+    def commit(
+        self,
+        journal: bytes | None,
+        decisions: Sequence[Decision],
+        *,
+        key_in_use: str | None = None,
+    ) -> None:
         """Make all of it durable in one transaction, or nothing of it."""
         with self._failing("written"):
             self._write.execute("BEGIN IMMEDIATE")
             try:
                 for block, certificate, proofs in decisions:
+                    height, data, final = block.header.height, encode(block), encode(certificate)
+                    block_id = compute_block_id(block.header, self._network)
                     self._write.execute(
-                        "INSERT INTO blocks VALUES(?, ?, ?, ?)",
-                        (
-                            block.header.height,
-                            compute_block_id(block.header, self._network),
-                            encode(block),
-                            encode(certificate),
-                        ),
+                        "INSERT INTO blocks VALUES(?, ?, ?, ?, ?)",
+                        (height, block_id, data, final, _compute_digest(data, final)),
                     )
                     self._write.executemany(
                         "INSERT OR REPLACE INTO proofs VALUES(?, ?)", list(proofs.items())
                     )
                 if journal is not None:
-                    self._write.execute("INSERT OR REPLACE INTO journal VALUES(1, ?)", (journal,))
+                    self._write.execute(
+                        "INSERT OR REPLACE INTO journal VALUES(1, ?, ?)",
+                        (journal, _compute_digest(journal)),
+                    )
+                if key_in_use is not None:
+                    self._write.execute(
+                        "INSERT OR REPLACE INTO meta VALUES('key-in-use', ?)",
+                        (key_in_use.encode(),),
+                    )
+                self._write.execute("COMMIT")
             except BaseException:
-                self._write.execute("ROLLBACK")
+                if self._write.in_transaction:  # SQLite itself gives some up, as on a full disk
+                    self._write.execute("ROLLBACK")
                 raise
-            self._write.execute("COMMIT")
 
     def get_journal(self) -> bytes | None:
-        """What the last commit with a journal stored."""
-        return self._one("SELECT data FROM journal")
+        """What the last commit with a journal stored; raises StoreError for another than that."""
+        data = self._one("SELECT data FROM journal")
+        if data is not None and self._one("SELECT digest FROM journal") != _compute_digest(data):
+            raise StoreError(
+                f"the journal in {self._file.name} is damaged: it is not what was written."
+                f" {REMEDY}",
+                slug="store-corrupt",
+            )
+        return data
+
+    def get_key_in_use(self) -> str:
+        """Why this node must sign nothing, as a commit said once; empty if it may."""
+        return (self._one("SELECT value FROM meta WHERE key = 'key-in-use'") or b"").decode()
+
+    def get_height(self) -> int:
+        """The height of the last block, 0 without any."""
+        newest = self.get_block_before(2**62)
+        return newest.height if newest else 0
 
     def get_block(self, height: int) -> StoredBlock | None:
         """The decided block at a height."""
@@ -143,8 +173,13 @@ class Store:
         return next(self._rows("WHERE height < ? ORDER BY height DESC LIMIT 1", (height,)), None)
 
     def read_chain(self) -> Iterator[StoredBlock]:
-        """Every decided block, lowest height first."""
-        yield from self._rows("ORDER BY height", ())
+        """Every decided block, lowest height first; raises StoreError for one that changed."""
+        with self._failing("read"):
+            digests = self._read.execute("SELECT digest FROM blocks ORDER BY height")
+            for row in self._rows("ORDER BY height", ()):
+                if digests.fetchone()[0] != _compute_digest(row.block, row.certificate):
+                    raise sqlite3.DatabaseError(f"block {row.height} is not what was written")
+                yield row
 
     def get_proof(self, submission: bytes) -> bytes | None:
         """The proof file of a decided submission as JSON bytes."""
@@ -159,22 +194,38 @@ class Store:
         query = f"SELECT height, id, block, certificate FROM blocks {where}"  # noqa: S608 constants
         with self._failing("read"):
             for row in self._read.execute(query, values):
+                if [type(value) for value in row] != [int, bytes, bytes, bytes]:
+                    raise sqlite3.DatabaseError("a block is not of bytes")
                 yield StoredBlock(*row)
 
     def _one(self, query: str, *values: bytes) -> bytes | None:
         with self._failing("read"):
             row = self._read.execute(query, values).fetchone()
-        return None if row is None else bytes(row[0])
+            if row is not None and not isinstance(row[0], bytes):
+                raise sqlite3.DatabaseError("a value is not of bytes")
+        return None if row is None else row[0]
 
     def _failing(self, doing: str) -> _Failing:
         return _Failing(f"{self._file.name} cannot be {doing}")
 
 
 REMEDY: Final = (
-    "Move the file away once the other nodes have finished at least one more block without this"
-    " one, then start again: the node fetches the chain from its peers. (Earlier it might sign a"
-    " height twice, because its journal is in that file.)"
+    "Move chain.db and, where they are there, chain.db-wal and chain.db-shm away and start again:"
+    " the node fetches the chain from its peers, and signs once it has followed two heights."
 )
+_WORLD: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Primary result codes that say nothing about what the file holds; all others do."""
 
 
 class _Failing:
@@ -187,12 +238,18 @@ class _Failing:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError
-        ):
+        if not isinstance(error, sqlite3.Error | UnicodeDecodeError):
+            return  # the second comes from a message about a damaged schema
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _WORLD:
             raise StoreError(f"{self._what}: {error}. {REMEDY}", slug="store-corrupt") from error
-        if isinstance(error, sqlite3.Error):
-            raise StoreError(f"{self._what}: {error}") from error
+        raise StoreError(
+            f"{self._what}: {error}. A node that cannot store what it signs does not send it."
+            " Make room or repair the disk, then start the node again: nothing is lost."
+        ) from error
+
+
+def _compute_digest(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def _show(value: bytes) -> str:

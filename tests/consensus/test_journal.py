@@ -122,9 +122,9 @@ def test_the_valid_value_is_proposed_again_with_its_prevotes(desk: Desk) -> None
     proposal = get_messages(effects)[0]
     assert isinstance(proposal, Proposal)
     assert (proposal.round, proposal.valid_round, proposal.block) == (3, 1, BLOCK)
-    other = Desk(FOUR, me=1)
+    other = Desk(FOUR, me=3)
     other.start()
-    other.hear_votes((2, 3), PREVOTE, NIL, round_=3)
+    other.hear_votes((1, 2), PREVOTE, NIL, round_=3)
     assert other.said(other.hear(proposal)) == [(PREVOTE, 3, BLOCK_ID)]
 
 
@@ -217,6 +217,7 @@ def test_a_restart_after_every_journal_contradicts_nothing() -> None:
         if pick(effects, PersistJournal) and desk.machine.height == 1:
             journals += 1
             again = restart(desk, desks.index(desk))
+            again.tell(Start(NOW_MS))
             assert again.machine.round == desk.machine.round
             assert again.machine.step == desk.machine.step
             relays = again.tell(GossipDue())

@@ -29,6 +29,7 @@ from milepost_consensus.events import (
     TransactionsWaiting,
 )
 from milepost_consensus.journal import Journal
+from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine, Step
 from milepost_consensus.params import Params
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
@@ -142,10 +143,10 @@ def test_rule_11_a_proposer_with_a_valid_value_proposes_it_with_its_prevotes(des
     assert (proposal.round, proposal.valid_round, proposal.block) == (3, 1, block)
     assert {vote.sender for vote in proposal.polc} == {FOUR.signers[i].public for i in (0, 1, 2)}
     # And the others accept it.
-    other = Desk(FOUR, me=1)
+    other = Desk(FOUR, me=3)
     other.start()
     for _ in range(3):
-        other.hear_votes((0, 2, 3), PRECOMMIT, NIL)
+        other.hear_votes((0, 1, 2), PRECOMMIT, NIL)
         other.fire(TimerKind.PRECOMMIT)
     assert other.said(other.hear(proposal)) == [(PREVOTE, 3, block_id)]
 
@@ -559,7 +560,9 @@ def test_a_timer_of_another_round_or_height_does_nothing(desk: Desk, kind: Timer
 
 def test_an_idle_chain_says_nothing() -> None:
     desk = Desk(FOUR, me=1)
-    assert desk.tell(Start(NOW_MS)) == [SetTimer(Timer(TimerKind.NEW_HEIGHT, 1, 0), 100)]
+    start = desk.tell(Start(NOW_MS))
+    assert start[1:] == [SetTimer(Timer(TimerKind.NEW_HEIGHT, 1, 0), 100)]
+    assert isinstance(start[0], PersistJournal)
     assert desk.fire(TimerKind.NEW_HEIGHT) == []
     assert desk.machine.step is Step.NEW_HEIGHT
     assert NeedTransactions(1, 0) in desk.tell(TransactionsWaiting())
@@ -731,17 +734,18 @@ def test_a_vote_of_ours_that_comes_back_is_not_contradicted(desk: Desk) -> None:
     desk.hear(FOUR.make_vote(0, PREVOTE, NIL))
     assert desk.said(desk.hear(FOUR.make_proposal(block))) == []
     assert desk.machine.step is Step.PREVOTE
+    assert desk.machine.signing is Signing.QUARANTINE
 
 
 def test_a_proposal_of_ours_that_comes_back_is_not_contradicted() -> None:
-    block, block_id = make_block()
+    block, _ = make_block()
     desk = Desk(FOUR, me=1)
     desk.tell(Start(NOW_MS))
     desk.hear(FOUR.make_proposal(block))
     effects = desk.tell(TransactionsWaiting())
     effects += desk.fire(TimerKind.NEW_HEIGHT)
-    assert pick(effects, NeedTransactions) == []
-    assert desk.said(effects) == [(PREVOTE, 0, block_id)]
+    assert effects == [SetTimer(Timer(TimerKind.PROPOSE, 1, 0), FOUR.genesis.params.timeout_ms)]
+    assert desk.machine.signing is Signing.QUARANTINE
 
 
 def test_an_event_that_breaks_a_rule_leaves_no_trace(desk: Desk) -> None:

@@ -10,6 +10,7 @@ from milepost_consensus.events import (
     PersistJournal,
 )
 from milepost_consensus.journal import Journal, make_journal
+from milepost_consensus.keyguard import Place
 from milepost_consensus.outbox import Outbox
 from milepost_consensus.tally import Tally
 from milepost_consensus.votes import NIL, PREVOTE
@@ -29,7 +30,14 @@ class Desk:
     def make(self) -> Journal:
         self.calls += 1
         return make_journal(
-            Tally(3), height=1, round_=self.calls, step=2, locked=None, valid=None, sender=b""
+            Tally(3),
+            height=1,
+            round_=self.calls,
+            step=2,
+            locked=None,
+            valid=None,
+            mark=Place(1, self.calls, PREVOTE),
+            sender=b"",
         )
 
 

@@ -40,6 +40,7 @@ PLANS = {
             precommit_crash_permille=50,
         ),
         Plan("left out", silent=True, left_out=True, calm_ms=3_000, blackout_ms=800),
+        Plan("wiped", cut_ms=300, wipe_ms=300, crash_ms=800),
         Plan("seven", count=7, calm_ms=1_000, cut_ms=400, crash_ms=200, twin=True, liar_ms=60),
     )
 }
@@ -69,6 +70,7 @@ def test_some_schedules(name: str) -> None:
         ("blackout", 40),
         ("silent", 80),
         ("left out", 40),
+        ("wiped", 40),
         ("seven", 10),
     ],
 )

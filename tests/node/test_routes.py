@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
+from milepost_consensus.keyguard import Signing
 from milepost_consensus.members import Genesis
 from milepost_consensus.problems import PROBLEMS
 from milepost_consensus.submissions import Hold, make_tx
@@ -74,6 +75,7 @@ async def test_status_and_genesis(cluster: Cluster, client: httpx.AsyncClient) -
     assert status.keys() == {
         *("network", "network_id", "node", "key", "height", "block_id", "syncing", "peers"),
         *("peers_reachable", "mempool", "version", "malicious", "device_classes"),
+        *("signing", "key_in_use"),
     }
     assert (status["node"], status["network"], status["height"]) == ("node-0", "test", 0)
     assert status["key"] == make_signer("node-0").public.hex()
@@ -84,7 +86,7 @@ async def test_status_and_genesis(cluster: Cluster, client: httpx.AsyncClient) -
 async def test_health(cluster: Cluster, client: httpx.AsyncClient) -> None:
     assert (await client.get("/health/live")).status_code == 200
     node = cluster.nodes[0]
-    await wait_until(lambda: not node.sync.syncing)
+    await wait_until(lambda: node.runtime.signing is Signing.ACTIVE)
     assert (await client.get("/health/ready")).json() == {"reason": "ready"}
     node.sync.syncing = True
     answer = await client.get("/health/ready")

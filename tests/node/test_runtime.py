@@ -106,9 +106,10 @@ async def test_state_that_others_see_is_on_disk(
         seen: list[int] = []
         commit = bench.store.commit
 
-        def watch(journal: bytes | None, decisions: list[Decision]) -> None:
-            seen.append(bench.runtime.state.height)
-            commit(journal, decisions)
+        def watch(journal: bytes | None, decisions: list[Decision], **more: Any) -> None:
+            if decisions:
+                seen.append(bench.runtime.state.height)
+            commit(journal, decisions, **more)
 
         monkeypatch.setattr(bench.store, "commit", watch)
         block = bench.ledger.apply([bench.tx])
@@ -125,10 +126,11 @@ async def test_blocks_delivered_together_are_written_in_one_commit(
         commits: list[tuple[int, list[int]]] = []
         commit = bench.store.commit
 
-        def watch(journal: bytes | None, decisions: list[Decision]) -> None:
+        def watch(journal: bytes | None, decisions: list[Decision], **more: Any) -> None:
             heights = [decision.block.header.height for decision in decisions]
-            commits.append((bench.runtime.state.height, heights))
-            commit(journal, decisions)
+            if heights:
+                commits.append((bench.runtime.state.height, heights))
+            commit(journal, decisions, **more)
 
         monkeypatch.setattr(bench.store, "commit", watch)
         bench.ledger.run(5)
@@ -168,7 +170,7 @@ async def test_disk_that_fails_stops_the_node_before_it_speaks(
 ) -> None:
     bench = Bench(tmp_path, 1)
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise StoreError("disk full")
 
     monkeypatch.setattr(bench.store, "commit", fail)

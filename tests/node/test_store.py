@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
 from pathlib import Path
@@ -98,22 +99,58 @@ def test_log_cut_anywhere_yields_a_whole_earlier_state(tmp_path: Path) -> None:
     store.close()
 
 
-def test_changed_block_is_noticed(tmp_path: Path) -> None:
+def change_block(folder: Path, *, heal: bool) -> Store:
+    """A chain whose block 2 has another time; `heal` writes the digest that fits."""
     _, decisions = make_chain()
-    store = open_store(tmp_path)
+    store = open_store(folder)
     store.commit(None, decisions)
     store.close()
-    other = decisions[1].block
-    header = replace(other.header, time_ms=1)
+    other, certificate = decisions[1].block, encode(decisions[1].certificate)
+    data = encode(Block(replace(other.header, time_ms=1), other.txs))
+    with sqlite3.connect(folder / "chain.db") as connection:
+        connection.execute("UPDATE blocks SET block = ? WHERE height = 2", (data,))
+        if heal:
+            digest = hashlib.sha256(data + certificate).digest()
+            connection.execute("UPDATE blocks SET digest = ? WHERE height = 2", (digest,))
+    return open_store(folder)
+
+
+@pytest.mark.parametrize("checked", [0, 100])
+def test_changed_block_is_noticed(
+    tmp_path: Path, checked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost_node.chain.CHECKED_CERTIFICATES", checked)
+    for heal, message in ((False, "block 2 is not what was"), (True, "block 2 does not follow")):
+        (tmp_path / message).mkdir()
+        damaged = change_block(tmp_path / message, heal=heal)
+        with pytest.raises(StoreError, match=message) as caught:
+            replay_chain(damaged, GENESIS)
+        assert caught.value.slug == "store-corrupt"
+        damaged.close()
+
+
+def test_changed_signature_of_a_new_certificate_is_noticed(tmp_path: Path) -> None:
+    _, decisions = make_chain()
+    bad = replace(
+        decisions[2].certificate,
+        signatures=(bytes(64), *decisions[2].certificate.signatures[1:]),
+    )
+    store = open_store(tmp_path)
+    store.commit(None, [*decisions[:2], decisions[2]._replace(certificate=bad)])
+    with pytest.raises(StoreError, match="block 3 does not follow"):
+        replay_chain(store, GENESIS)
+    store.close()
+
+
+def test_changed_journal_is_noticed(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.commit(b"journal", [])
     with sqlite3.connect(tmp_path / "chain.db") as connection:
-        connection.execute(
-            "UPDATE blocks SET block = ? WHERE height = 2", (encode(Block(header, other.txs)),)
-        )
-    damaged = open_store(tmp_path)
-    with pytest.raises(StoreError, match="block 2 does not follow") as caught:
-        replay_chain(damaged, GENESIS)
+        connection.execute("UPDATE journal SET data = 'journam'")
+    with pytest.raises(StoreError, match=r"journal in chain\.db is damaged") as caught:
+        store.get_journal()
     assert caught.value.slug == "store-corrupt"
-    damaged.close()
+    store.close()
 
 
 def test_missing_block_and_broken_bytes_are_noticed(tmp_path: Path) -> None:
@@ -136,7 +173,7 @@ def test_missing_block_and_broken_bytes_are_noticed(tmp_path: Path) -> None:
 
 def test_file_that_is_no_database_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "chain.db").write_bytes(b"not a database at all, " * 100)
-    with pytest.raises(StoreError, match=r"Move the file away") as caught:
+    with pytest.raises(StoreError, match=r"Move chain\.db") as caught:
         open_store(tmp_path)
     assert caught.value.slug == "store-corrupt"
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from milepost_consensus.blocks import Block, Certificate
+from milepost_consensus.encoding import encode
 from milepost_consensus.events import (
     Broadcast,
     Effect,
@@ -20,7 +21,10 @@ from milepost_consensus.events import (
     TimerKind,
     TransactionsWaiting,
 )
+from milepost_consensus.journal import make_journal
+from milepost_consensus.keyguard import Place
 from milepost_consensus.state import LedgerState
+from milepost_consensus.tally import Tally
 from milepost_consensus.votes import NIL, PRECOMMIT, Proposal, Vote
 from tests.support.validators import GENESIS_MS, Validators
 
@@ -40,11 +44,21 @@ class Desk:
         state: LedgerState | None = None,
         journal: bytes | None = None,
         last_certificate: Certificate | None = None,
+        wiped: bool = False,
+        key_in_use: bool = False,
     ) -> None:
+        """Above genesis the journal is by default that of a validator that was always there; a
+        `wiped` one has none."""
+        if state is not None and journal is None and not wiped:
+            journal = make_past_journal(state.height)
         self.validators = validators
         self.public = validators.signers[me].public
         self.machine = validators.make_machine(
-            me, state, journal=journal, certificate=last_certificate
+            me,
+            state,
+            journal=journal,
+            certificate=last_certificate,
+            key_in_use=key_in_use,
         )
         self.journal = journal
 
@@ -100,6 +114,22 @@ class Desk:
     def id(self, block: Block) -> bytes:
         """The id of a block."""
         return self.validators.get_id(block)
+
+
+def make_past_journal(height: int) -> bytes:
+    """The journal of a validator whose last signature was a precommit of this decided height."""
+    return encode(
+        make_journal(
+            Tally(1),
+            height=height,
+            round_=0,
+            step=PRECOMMIT,
+            locked=None,
+            valid=None,
+            mark=Place(height, 0, PRECOMMIT),
+            sender=b"",
+        )
+    )
 
 
 def pick(effects: Sequence[Effect], kind: type[E]) -> list[E]:

@@ -28,6 +28,7 @@ from milepost_consensus.events import (
     Equivocation,
     Event,
     GossipDue,
+    KeyInUse,
     Message,
     NeedTransactions,
     PersistDecision,
@@ -41,10 +42,12 @@ from milepost_consensus.events import (
     TransactionsWaiting,
 )
 from milepost_consensus.machine import Machine
+from milepost_consensus.members import compute_quorum
 from milepost_consensus.params import Params
 from milepost_consensus.state import LedgerState
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
 from tests.support.monitor import Monitor, Violation
+from tests.support.twins import Heedless
 from tests.support.validators import GENESIS_MS, Validators
 
 PARAMS = Params(
@@ -52,6 +55,7 @@ PARAMS = Params(
 )
 GOSSIP_MS = 120
 POLL_MS = 900
+ASK_MS = 90
 PATIENCE_MS = 60_000
 """How long after the faults stop everybody may take."""
 
@@ -86,6 +90,8 @@ class Plan:
     lost, leave it rounds behind."""
     silent: bool = False
     """Validator 0 is gone for good when the faults stop, so that all the others are needed."""
+    wipe_ms: int = 0
+    """The last validator loses its disk about this often; 0 for never."""
 
 
 class Node:
@@ -101,6 +107,9 @@ class Node:
         self.fuse: int | None = None
         self.journal: bytes | None = None
         self.chain: list[tuple[Block, Certificate, LedgerState]] = []
+        self.is_new = True
+        self.answers: set[int] = set()
+        """Validators that told in this life what blocks they have."""
 
     @property
     def state(self) -> LedgerState:
@@ -128,6 +137,7 @@ class Simulation:
         self.events = 0
         self.trace = hashlib.sha256()
         self.goal: int | None = None
+        self._quorum = compute_quorum(plan.count)
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._cut: set[tuple[int, int]] = set()
         self._aligned: dict[tuple[int, ...], bool] = {}
@@ -143,6 +153,7 @@ class Simulation:
                 (self.plan.crash_ms, self._light_fuse),
                 (self.plan.blackout_ms, self._black_out),
                 (self.plan.liar_ms, self._lie),
+                (self.plan.wipe_ms, self._wipe),
             ):
                 if every_ms:
                     self._repeat(every_ms, act)
@@ -198,9 +209,15 @@ class Simulation:
             node.state,
             journal=node.journal,
             certificate=node.chain[-1][1] if node.chain else None,
+            kind=Machine if node.honest else Heedless,
         )
-        self._tell(node, Start(self._clock(node)))
         self._tell(node, TransactionsWaiting())
+        if node.is_new and node.life:
+            # It starts once so many have told where they are that something could be decided.
+            self._tick(node, ASK_MS, lambda: self._fetch(node, self.random.choice(self.nodes)))
+        else:
+            listen_ms = self.random.randrange(300) if node.life else 0
+            self._later(node, listen_ms, lambda: Start(self._clock(node)))
         self._tick(node, GOSSIP_MS, lambda: self._tell(node, GossipDue()))
         self._tick(node, POLL_MS, lambda: self._fetch(node, self.random.choice(self.nodes)))
 
@@ -235,10 +252,12 @@ class Simulation:
             node.fuse = None if node.fuse is None else node.fuse - 1
             self._carry_out(node, effect)
 
-    def _crash(self, node: Node) -> None:
+    def _crash(self, node: Node, away_ms: int = 0) -> None:
         node.machine, node.fuse = None, None
+        node.is_new = node.journal is None and not node.chain
+        node.answers.clear()
         node.life += 1
-        self._at(self.random.randrange(1, 400), lambda: self._boot(node))
+        self._at(away_ms + self.random.randrange(1, 400), lambda: self._boot(node))
 
     def _later(self, node: Node, delay_ms: int, make: Callable[[], Event]) -> None:
         life = node.life
@@ -282,6 +301,8 @@ class Simulation:
             case Equivocation():
                 if node.honest:
                     self.monitor.on_equivocation(effect)
+            case KeyInUse(text):
+                raise Violation(f"node {node.name} takes its own past for somebody else: {text}")
 
     # The wire ------------------------------------------------------------------------------------
 
@@ -329,6 +350,9 @@ class Simulation:
 
         def arrive() -> None:
             if node.life == life:
+                node.answers.add(peer.identity)
+                if node.is_new and len(node.answers | {node.identity}) == self._quorum:
+                    self._later(node, 0, lambda: Start(self._clock(node)))
                 for block, certificate, _ in missing:
                     self._tell(node, BlockFetched(block, certificate), trusted=peer.honest)
 
@@ -358,6 +382,13 @@ class Simulation:
         for node in self.nodes:
             if node.machine is not None:
                 self._crash(node)
+
+    def _wipe(self) -> None:
+        """The disk is lost, and the node is away for longer than any message travels."""
+        node = self.nodes[self.plan.count - 1]
+        if node.machine is not None and min(self._get_heights()) > 0:
+            node.journal, node.chain = None, []
+            self._crash(node, self.plan.max_delay_ms)
 
     def _get_precommit_crash(self, node: Node, message: Message) -> int:
         own = message.sender == self.validators.signers[node.identity].public

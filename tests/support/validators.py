@@ -77,14 +77,17 @@ class Validators:
         *,
         journal: bytes | None = None,
         certificate: Certificate | None = None,
+        key_in_use: bool = False,
+        kind: type[Machine] = Machine,
     ) -> Machine:
         """The machine of one validator."""
-        return Machine(
+        return kind(
             state or self.state,
             self.signers[index],
             make_onion(self.signers[index]),
             journal=journal,
             last_certificate=certificate,
+            key_in_use=key_in_use,
         )
 
     def make_block(

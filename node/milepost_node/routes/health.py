@@ -21,7 +21,7 @@ async def get_live() -> Response:
 
 @router.get("/health/ready", response_class=JsonAnswer)
 async def get_ready(request: Request) -> Response:
-    """200 ready, 206 still fetching blocks, 503 not able to take part."""
+    """200 ready, 206 following but not taking part yet, 503 not able to take part."""
     status, reason = get_node(request).get_readiness()
     return JsonAnswer(reason, status_code=status)
 
