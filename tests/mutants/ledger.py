@@ -90,8 +90,8 @@ BLOCKS: Final = (
     Mutant(
         "model submitted twice",
         "draft",
-        "if other.submit.model_digest == submit.model_digest and not failed:",
-        "if False:",
+        "other = self._base.models.get(model) or self._models.get(model)",
+        "other: bytes | None = None",
         ("rules",),
     ),
     Mutant(
