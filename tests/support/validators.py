@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.certificates import make_certificate
-from milepost_consensus.crypto import Ed25519Signer
-from milepost_consensus.members import VALIDATOR, Genesis, Member
+from milepost_consensus.crypto import Ed25519Signer, Signer
+from milepost_consensus.machine import Machine
+from milepost_consensus.members import SUBMITTER, VALIDATOR, VERIFIER, Genesis, Member
 from milepost_consensus.params import Params
 from milepost_consensus.rules import build_block, get_proposer
 from milepost_consensus.state import LedgerState, make_initial_state
@@ -23,19 +24,55 @@ def make_signer(name: str) -> Ed25519Signer:
 
 
 class Validators:
-    """`count` validators in the order of their ids, and what they could say."""
+    """`count` validators in the order of their ids, and what they could say.
 
-    def __init__(self, count: int, params: Params | None = None) -> None:
-        signers = sorted((make_signer(f"validator {i}") for i in range(count)), key=_public)
-        self.signers: Sequence[Ed25519Signer] = signers
+    With `verify` they verify as well and there is a `submitter`; `make` gives a name its key.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        params: Params | None = None,
+        *,
+        verify: bool = False,
+        make: Callable[[str], Signer] = make_signer,
+    ) -> None:
+        signers = sorted((make(f"validator {i}") for i in range(count)), key=_public)
+        self.signers: Sequence[Signer] = signers
+        self.submitter = make("submitter")
+        roles = VALIDATOR | VERIFIER if verify else VALIDATOR
+        others = (Member(self.submitter.public, "submitter", SUBMITTER, "of-submitter"),)
         self.genesis = Genesis(
             "test",
             GENESIS_MS,
             params or Params(),
-            tuple(Member(s.public, f"v{i}", VALIDATOR, f"o{i}") for i, s in enumerate(signers)),
+            (
+                *(Member(s.public, f"v{i}", roles, f"o{i}") for i, s in enumerate(signers)),
+                *(others if verify else ()),
+            ),
         )
         self.state = make_initial_state(self.genesis)
         self.network = self.state.network
+
+    def make_machine(
+        self,
+        index: int,
+        *,
+        state: LedgerState | None = None,
+        journal: bytes | None = None,
+        certificate: Certificate | None = None,
+        follower: Signer | None = None,
+    ) -> Machine:
+        """The machine of one validator, fresh or from what it had on disk.
+
+        With the key of a `follower`, which is no validator's, it only looks on.
+        """
+        return Machine(
+            state or self.state,
+            follower or self.signers[index],
+            journal=journal,
+            last_certificate=certificate,
+        )
 
     def get_turn(self, height: int, round_: int) -> int:
         """The index of the round's proposer."""
@@ -103,5 +140,5 @@ class Validators:
         return make_certificate(votes, self.state.validators)
 
 
-def _public(signer: Ed25519Signer) -> bytes:
+def _public(signer: Signer) -> bytes:
     return signer.public
