@@ -110,11 +110,12 @@ class Monitor:
         if vote.block_id == NIL:
             return
         key = (vote.sender, vote.height)
-        if vote.type == PRECOMMIT:
-            self._locks[key] = vote
-            return
         lock = self._locks.get(key)
-        if lock is None or lock.block_id == vote.block_id:
+        # A vote that a crash held back may leave long after it was signed.
+        late = lock is not None and vote.round <= lock.round
+        if vote.type == PRECOMMIT and not late:
+            self._locks[key] = vote
+        if vote.type == PRECOMMIT or lock is None or late or lock.block_id == vote.block_id:
             return
         backing = (
             self._votes.get((vote.height, round_, PREVOTE, vote.block_id), {})
