@@ -199,7 +199,7 @@ def _generate_directed(random: Random, seed: int) -> Options:
     names = list(SCRIPTS)
     name = names[seed % len(names)]
     real = seed // len(names) % REAL_SIGNATURES_EVERY == 0
-    return Options("directed", seed, SCRIPTS[name].count, script=name, real_signatures=real)
+    return Options("directed", seed, SCRIPTS[name].size, script=name, real_signatures=real)
 
 
 GENERATORS: Final[dict[str, Callable[[Random, int], Options]]] = {
