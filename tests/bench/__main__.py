@@ -10,12 +10,14 @@ from tests.bench.arithmetic import bench_arithmetic
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
+from tests.bench.simulated import bench_simulated
 
 BENCHES: dict[str, Callable[[], None]] = {
     "arithmetic": bench_arithmetic,
     "recorder": bench_recorder,
     "rounded": bench_rounded,
     "ledger": bench_ledger,
+    "simulated": bench_simulated,
 }
 
 

@@ -38,7 +38,7 @@ class Node:
         self.fuse: int | None = None
         """Effects left until it goes down."""
         self.down_ms = 0
-        self.slow_ms = 0
+        self.slow_ms = 0.0
         self.disk_ms = 0
         self.paused_until_ms = 0
         self.busy = False
@@ -57,9 +57,10 @@ class Node:
         """The last height on disk."""
         return len(self.chain)
 
-    def get_clock_ms(self, now_ms: int) -> int:
+    def get_clock_ms(self, now_ms: float) -> int:
         """What its clock shows."""
-        return GENESIS_MS + 60_000 + self.skew_ms + now_ms + now_ms * self.drift_ppm // 1_000_000
+        drift_ms = now_ms * self.drift_ppm / 1_000_000
+        return GENESIS_MS + 60_000 + self.skew_ms + int(now_ms + drift_ms)
 
     def get_delay_ms(self, delay_ms: int) -> int:
         """How long a delay by its clock takes."""

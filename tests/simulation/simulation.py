@@ -107,7 +107,7 @@ class Simulation:
             node.drift_ppm = drift_ppm
         honest = [i for i in range(options.count) if i not in options.liars]
         self.honest = [node for node in self.nodes if node.honest]
-        self.now_ms = 0
+        self.now_ms = 0.0
         self.events = 0
         self.calm = False
         self.goal = 0
@@ -119,29 +119,35 @@ class Simulation:
         self.liars = Liars(self)
         self.verifiers = Verifiers(self)
         self._trace = hashlib.sha256()
-        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
-        self._deadline_ms = 1 << 62
+        self._deadline_ms = float(1 << 62)
 
     def run(self) -> Report:
         """Play the schedule to its end; raises Violation where a law is broken."""
         with use_signatures(real=self.options.real_signatures):
             try:
-                self._play()
+                self.play()
                 self.laws.check_end(self.honest)
             except AssertionError as error:
-                raise Violation(f"at {self.now_ms} ms an assertion failed: {error!r}") from error
+                raise Violation(
+                    f"at {self.now_ms:.0f} ms an assertion failed: {error!r}"
+                ) from error
             except Violation as error:
-                raise Violation(f"at {self.now_ms} ms: {error}") from error
+                raise Violation(f"at {self.now_ms:.0f} ms: {error}") from error
         return Report(
             self.events,
-            self.now_ms,
+            int(self.now_ms),
             max(node.height for node in self.honest),
             len(self.honest[0].state.verdicts),
             self._trace.hexdigest(),
         )
 
-    def _play(self) -> None:
+    def _get_place(self) -> str:
+        return f"at {self.now_ms:.0f} ms:"
+
+    def play(self) -> None:
+        """The events one after the other, until all is done."""
         for node in self.nodes:
             self.boot(node)
         self.faults.plan()
@@ -151,13 +157,13 @@ class Simulation:
             self.now_ms, _, act, arguments = heapq.heappop(self._queue)
             if self.now_ms > self._deadline_ms or self.events > EVENT_LIMIT:
                 raise Violation(
-                    f"L1: {self.now_ms - self.options.calm_ms} ms after the faults stopped the"
+                    f"L1: {self.now_ms - self.options.calm_ms:.0f} ms after the faults stopped the"
                     f" heights are {[node.height for node in self.honest]}, not {self.goal}"
                     f" (rounds {[n.machine.round if n.machine else None for n in self.honest]})"
                 )
             act(*arguments)
 
-    def at(self, delay_ms: int, act: Callable[..., None], *arguments: Any) -> None:
+    def at(self, delay_ms: float, act: Callable[..., None], *arguments: Any) -> None:
         """Do something later."""
         self._sequence += 1
         heapq.heappush(self._queue, (self.now_ms + delay_ms, self._sequence, act, arguments))
@@ -204,7 +210,7 @@ class Simulation:
         if node.machine is None:
             return
         if node.writing is not None and self.random.random() < 0.5:
-            self._write(node, node.writing)
+            self.write(node, node.writing)
         node.machine, node.fuse, node.writing = None, None, None
         node.busy = False
         node.queue.clear()
@@ -245,7 +251,7 @@ class Simulation:
                 node.queue.append((event, trusted))
             if not node.busy:
                 node.busy = True
-                self.at(node.slow_ms, self._pump, node, node.life)
+                self.at(self.get_cost_ms(node, event), self._pump, node, node.life)
             return
         self._handle(node, event, trusted)
 
@@ -268,7 +274,11 @@ class Simulation:
             self._handle(node, *node.queue.popleft())
             if node.slow_ms and node.queue and not node.busy:
                 node.busy = True
-                self.at(node.slow_ms, self._pump, node, node.life)
+                self.at(self.get_cost_ms(node, node.queue[0][0]), self._pump, node, node.life)
+
+    def get_cost_ms(self, node: Node, event: Event) -> float:
+        """How long a slow node works on an event."""
+        return node.slow_ms
 
     def _handle(self, node: Node, event: Event, trusted: bool) -> None:
         assert node.machine is not None
@@ -312,7 +322,7 @@ class Simulation:
                     node.busy, node.writing = True, effect
                     self.at(node.disk_ms, self._on_written, node, life, effects[position:])
                     return
-                self._write(node, effect)
+                self.write(node, effect)
             else:
                 self._do(node, effect)
                 if node.life != life:
@@ -321,12 +331,13 @@ class Simulation:
     def _on_written(self, node: Node, life: int, effects: Sequence[Effect]) -> None:
         if node.life == life and node.writing is not None:
             node.writing = None
-            self._write(node, effects[0])
+            self.write(node, effects[0])
             self._carry_out(node, effects[1:])
             if node.life == life and node.writing is None:
                 self._pump(node, life)
 
-    def _write(self, node: Node, effect: Effect) -> None:
+    def write(self, node: Node, effect: Effect) -> None:
+        """Something reaches a node's disk."""
         before = node.state
         node.write(effect)
         if isinstance(effect, PersistJournal):
