@@ -16,13 +16,13 @@ L5   a verdict takes a bounded number of heights, whatever anybody does
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.draft import get_terms
-from milepost_consensus.duties import get_lacking
 from milepost_consensus.election import elect
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidInput
@@ -34,6 +34,7 @@ from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     AGREES,
     DECIDED,
+    REFUTED,
     RETRACING,
     UPHELD,
     Submission,
@@ -162,8 +163,8 @@ class ChainLaws:
         upheld = [a for a in submission.accusations if a.outcome == UPHELD]
         if (verdict.outcome == INVALID) != bool(upheld):
             raise Violation(f"S9: {verdict.outcome} with {len(upheld)} upheld witnesses")
-        if verdict.outcome == VALID and get_lacking(submission, get_terms(self._state)):
-            raise Violation("S9: VALID without coverage")
+        if verdict.outcome == VALID:
+            self._check_coverage(submission)
         if not self._few_liars:
             return
         if self._honest_verifiers & set(verdict.overruled):
@@ -173,6 +174,21 @@ class ChainLaws:
             raise Violation("S9: a clean run is INVALID")
         if verdict.outcome == VALID and truth.poisoned:
             self._check_acquittal(submission, frozenset(truth.poisoned))
+
+    def _check_coverage(self, submission: Submission) -> None:
+        """What VALID promises, counted without the ledger's own functions."""
+        if any(accusation.outcome != REFUTED for accusation in submission.accusations):
+            raise Violation("S9: VALID with an accusation that nobody refuted")
+        size = min(self._state.params.sub_quorum_size, len(submission.quorum))
+        last = len(submission.submit.step_roots) - 1
+        agreed = Counter(duty.interval for duty in submission.duties if duty.answer == AGREES)
+        for interval in range(last + 1):
+            need = size - size // 3 if interval in submission.flagged else 1
+            if agreed[interval] < need:
+                raise Violation(
+                    f"S9: VALID without coverage: {agreed[interval]} of {need} agreeing answers"
+                    f" for interval {interval}"
+                )
 
     def _check_acquittal(self, submission: Submission, poisoned: frozenset[int]) -> None:
         """A poisoned run was found VALID: nobody honest may have looked at the poison."""

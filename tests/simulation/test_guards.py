@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
-from milepost_consensus import journal, machine
+from milepost_consensus import journal, machine, verification
+from milepost_consensus.duties import Terms
 from milepost_consensus.events import Broadcast, TimerKind
 from milepost_consensus.inbox import Inbox
 from milepost_consensus.machine import Machine, Step
 from milepost_consensus.outbox import Outbox
+from milepost_consensus.submissions import OPEN, PANEL, RETRACING, Submission
+from milepost_consensus.verification import Following
 from milepost_consensus.votes import NIL, PREVOTE
 from tests.simulation.generators import generate
 from tests.simulation.options import Fault, Options
@@ -72,6 +76,20 @@ _RULE_55 = Machine._rule_55_skip
 _RELAY = Inbox.relay
 _MAKE_JOURNAL = journal.make_journal
 
+
+def _ignore_witnesses(submission: Submission, terms: Terms, height: int) -> Following:
+    return _LEAVE_PANEL(replace(submission, accusations=()), terms, height)
+
+
+def _wait_for_ever(submission: Submission, terms: Terms, height: int) -> Following:
+    if any(duty.answer == OPEN for duty in submission.duties):
+        return submission, None
+    return _LEAVE_RETRACING(submission, terms, height)
+
+
+_LEAVE_PANEL = verification._LEAVE[PANEL]
+_LEAVE_RETRACING = verification._LEAVE[RETRACING]
+
 GUARDS: dict[str, tuple[object, str, Callable[..., object]]] = {
     "no lock check": (Machine, "_rule_22_fresh_proposal", _forget_lock),
     "any valid round": (Machine, "_rule_28_backed_proposal", _take_any_polc),
@@ -107,6 +125,27 @@ def test_chance_finds_it(
 ) -> None:
     monkeypatch.setattr(*GUARDS[bug])
     assert law in (_seek(generator, tries) or "missed")
+
+
+@pytest.mark.parametrize(
+    ("phase", "leave", "laws"),
+    [
+        (PANEL, _ignore_witnesses, ("S3", "S9", "S10")),
+        (RETRACING, _wait_for_ever, ("L5",)),
+    ],
+    ids=["witnesses ignored", "no deadline"],
+)
+def test_submissions_find_it(
+    monkeypatch: Patch, phase: str, leave: Callable[..., Following], laws: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(verification._LEAVE, phase, leave)
+    found = _seek("verification", 20) or "missed"
+    assert any(f" {law}: " in found for law in laws), found
+
+
+def test_a_panel_of_one_is_found_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Terms, "panel_majority", property(lambda terms: 1))
+    assert " S9: " in (_seek("verification", 30) or "missed")
 
 
 @pytest.mark.slow

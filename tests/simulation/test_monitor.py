@@ -225,6 +225,13 @@ def test_s9_valid_without_coverage() -> None:
         check_verdict(laws, lazy, outcome="VALID")
 
 
+def test_s9_valid_with_an_open_accusation() -> None:
+    _, laws, submission = play_run()
+    open_ones = tuple(replace(each, outcome="unsettled") for each in submission.accusations)
+    with pytest.raises(Violation, match="S9: VALID with an accusation"):
+        check_verdict(laws, replace(submission, accusations=open_ones), outcome="VALID")
+
+
 def test_s9_an_honest_verifier_overruled() -> None:
     simulation, laws, submission = play_run()
     honest = simulation.validators.signers[0].public
@@ -274,6 +281,16 @@ def test_s12_an_offline_check_that_takes_anything(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(chain_laws, "verify_bundle", nothing)
     with pytest.raises(Violation, match="S12"):
         laws.check_end(simulation.honest)
+
+
+def test_l2_a_submission_that_is_never_taken() -> None:
+    """Every node holds it, heights go by, and it is in none of them."""
+    run = Run("made", 5)
+    options = Options("made", 1, verifiers=("honest",) * 4, calm_ms=0, heights=40, runs=(run,))
+    simulation = Simulation(options)
+    simulation.verifiers.get_transactions = lambda node: ()  # type: ignore[method-assign]
+    with pytest.raises(Violation, match="L2"):
+        simulation.run()
 
 
 def test_s3_one_answer_in_two_transactions() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.events import PersistDecision, TransactionsWaiting
+from milepost_consensus.members import compute_fault_limit
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     RETRACING,
@@ -29,6 +30,7 @@ from milepost_consensus.submissions import (
     make_tx,
 )
 from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
+from tests.simulation.monitor import Violation
 from tests.simulation.nodes import Node
 from tests.simulation.options import Run
 from tests.simulation.truth import get_truth, make_name
@@ -57,6 +59,8 @@ class Verifiers:
         self._pending: dict[bytes, Tx] = {}
         """What the submitter has said and not yet seen final."""
         self._expected: list[bytes] = []
+        self._held: dict[bytes, int] = {}
+        """The height from which on all honest nodes had a submission."""
 
     # The submitter -------------------------------------------------------------------------------
 
@@ -105,12 +109,31 @@ class Verifiers:
     def on_gossip(self, node: Node) -> None:
         """Say again what is not final yet, now and then."""
         pool = self._pools[node.index]
+        if self._simulation.calm:
+            self._check_inclusion(node)
         self._gossips[node.index] += 1
         if pool and self._gossips[node.index] % RESEND_GOSSIPS == 0:
             for tx in list(pool.values()):
                 for peer in self._simulation.nodes:
                     if peer is not node:
                         self._simulation.wire.send_tx(node, peer, tx)
+
+    def _check_inclusion(self, node: Node) -> None:
+        """L2: what all honest nodes hold is final after so many heights, whoever censors it.
+
+        Of f+1 turns one is honest.  A height may use up turns that the next one has again, so that
+        liars may decide twice as many; what was proposed before the last one held it adds two.
+        """
+        honest = self._simulation.honest
+        limit = 2 * (compute_fault_limit(self._simulation.options.count) + 1) + 2
+        for signature in self._pending:
+            if all(signature in self._pools[each.index] for each in honest):
+                height = max(each.height for each in honest)
+                since = self._held.setdefault(signature, height)
+                if node.honest and height > since + limit:
+                    raise Violation(
+                        f"L2: a submission waits since height {since}, this is {height}"
+                    )
 
     def get_transactions(self, node: Node) -> tuple[Tx, ...]:
         """What a node proposes."""
