@@ -74,6 +74,9 @@ def _play_many(schedules: int, seed: int, only: str | None, folder: Path) -> int
                 _print_table(rows)
                 _report_failure(options, violation, folder)
                 return 1
+            except Exception:
+                print(f"generator {generator}, seed {number}: the simulator itself broke")
+                raise
             now = time.monotonic()
             row = rows[generator]
             rows[generator] = Row(

@@ -31,7 +31,7 @@ def generate(generator: str, seed: int) -> Options:
 
 
 def _generate_uniform(random: Random, seed: int) -> Options:
-    count = random.choice((4, 4, 4, 4, 5, 7))
+    count = random.choice((4,) * 10 + (1, 2, 3, 5, 7, 10))
     liars, twins = _draw_liars(random, count, share=0.6)
     calm_ms = random.randrange(300, 1_200)
     nodes = count + len(twins)
@@ -48,9 +48,11 @@ def _generate_uniform(random: Random, seed: int) -> Options:
         silent=bool(liars) and random.random() < 0.3,
         calm_ms=calm_ms,
         heights=random.randrange(1, 3),
-        max_delay_ms=random.choice((20, 60, 120)),
+        max_delay_ms=random.choice((20, 60, 120, 300)),
         drop_permille=random.choice((0, 50, 150)),
         duplicate_permille=random.choice((0, 100)),
+        timeout_ms=random.choice((40, 150, 150, 400)),
+        min_block_ms=random.choice((0, 50, 50)),
         skews_ms=_draw_skews(random, count, nodes),
         drifts_ppm=tuple(random.randrange(-1_000, 1_001) for _ in range(nodes)),
         real_signatures=seed % REAL_SIGNATURES_EVERY == 0,
@@ -221,6 +223,8 @@ def _draw_liars(
     if random.random() >= share:
         return (), ()
     limit = compute_fault_limit(count)
+    if not limit:
+        return (), ()
     liars = tuple(sorted(random.sample(range(count), random.randrange(1, limit + 1))))
     twins = tuple(i for i in liars if always_twins or random.random() < 0.5)
     return liars, twins

@@ -118,7 +118,8 @@ class Wire:
         """Ask the next peer for blocks."""
         peers = [peer for peer in self._simulation.nodes if peer is not node]
         node.asked += 1
-        self.fetch(node, peers[node.asked % len(peers)])
+        if peers:
+            self.fetch(node, peers[node.asked % len(peers)])
 
     def fetch(self, node: Node, peer: Node) -> None:
         """Ask a peer for the blocks that a node lacks."""
