@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.simulation.monitor import Violation
 from tests.simulation.options import Options
 from tests.simulation.scripts import play_script
-from tests.simulation.simulation import Report, Simulation
+from tests.simulation.simulation import Simulation
+from tests.simulation.world import Report
 
 
 def play(options: Options) -> Report:

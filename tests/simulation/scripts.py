@@ -25,8 +25,8 @@ from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Vote
 from tests.simulation.monitor import Violation
 from tests.simulation.options import Options
 from tests.simulation.signing import use_signatures
-from tests.simulation.simulation import Report
 from tests.simulation.stage import PROPOSAL, Stage
+from tests.simulation.world import Report
 
 
 class Script(NamedTuple):

@@ -8,12 +8,7 @@ and chain_laws.py hold, or a Violation says which of them does not.
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from random import Random
-from typing import Any, NamedTuple
 
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import (
@@ -35,7 +30,6 @@ from milepost_consensus.events import (
     Timer,
     TransactionsWaiting,
 )
-from milepost_consensus.params import Params
 from tests.simulation.bounds import compute_bound_ms
 from tests.simulation.chain_laws import ChainLaws
 from tests.simulation.faults import Faults
@@ -46,7 +40,7 @@ from tests.simulation.options import Options
 from tests.simulation.signing import SimSigner, use_signatures
 from tests.simulation.verifiers import Verifiers
 from tests.simulation.wire import Wire
-from tests.support.validators import Validators, make_signer
+from tests.simulation.world import Report, World
 
 EVENT_LIMIT = 2_000_000
 """No schedule needs nearly as many; one that does has a storm in it."""
@@ -54,62 +48,12 @@ VERDICT_HEIGHTS = 120
 """Heights that a submission may take: all windows, two extensions and a panel (L5)."""
 
 
-class Report(NamedTuple):
-    """What a schedule came to."""
-
-    events: int
-    simulated_ms: int
-    heights: int
-    verdicts: int
-    digest: str
-    """Digest of everything that happened, in order."""
-
-
-@lru_cache(maxsize=64)
-def _make_validators(count: int, params: Params, verify: bool, real: bool) -> Validators:
-    return Validators(count, params, verify=verify, make=make_signer if real else SimSigner)
-
-
-def make_params(options: Options) -> Params:
-    """The genesis constants of a schedule."""
-    return Params(
-        min_block_ms=options.min_block_ms,
-        idle_block_ms=options.min_block_ms,
-        timeout_ms=options.timeout_ms,
-        timeout_step_ms=options.timeout_step_ms,
-        timeout_cap_ms=options.timeout_cap_ms,
-        sub_quorum_size=3,
-        auditors=1,
-        hold_window=20,
-        attest_window=8,
-        witness_window=5,
-        panel_window=10,
-    )
-
-
-class Simulation:
+class Simulation(World):
     """One schedule."""
 
     def __init__(self, options: Options) -> None:
-        self.options = options
-        self.random = Random(f"{options.generator} {options.seed}")
-        self.validators = _make_validators(
-            options.count, make_params(options), bool(options.verifiers), options.real_signatures
-        )
-        identities = [*range(options.count), *options.twins]
-        self.nodes = [
-            Node(index, identity, self.validators.state, honest=identity not in options.liars)
-            for index, identity in enumerate(identities)
-        ]
-        for node, skew_ms in zip(self.nodes, options.skews_ms, strict=False):
-            node.skew_ms = skew_ms
-        for node, drift_ppm in zip(self.nodes, options.drifts_ppm, strict=False):
-            node.drift_ppm = drift_ppm
+        super().__init__(options)
         honest = [i for i in range(options.count) if i not in options.liars]
-        self.honest = [node for node in self.nodes if node.honest]
-        self.now_ms = 0.0
-        self.events = 0
-        self.calm = False
         self.goal = 0
         self.done = False
         self.monitor = Monitor(self.validators, honest)
@@ -118,9 +62,6 @@ class Simulation:
         self.faults = Faults(self)
         self.liars = Liars(self)
         self.verifiers = Verifiers(self)
-        self._trace = hashlib.sha256()
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._sequence = 0
         self._deadline_ms = float(1 << 62)
 
     def run(self) -> Report:
@@ -130,17 +71,15 @@ class Simulation:
                 self.play()
                 self.laws.check_end(self.honest)
             except AssertionError as error:
-                raise Violation(
-                    f"at {self.now_ms:.0f} ms an assertion failed: {error!r}"
-                ) from error
+                raise Violation(f"{self._get_place()} an assertion failed: {error!r}") from error
             except Violation as error:
-                raise Violation(f"at {self.now_ms:.0f} ms: {error}") from error
+                raise Violation(f"{self._get_place()} {error}") from error
         return Report(
             self.events,
             int(self.now_ms),
             max(node.height for node in self.honest),
             len(self.honest[0].state.verdicts),
-            self._trace.hexdigest(),
+            self.trace.hexdigest(),
         )
 
     def _get_place(self) -> str:
@@ -153,20 +92,13 @@ class Simulation:
         self.faults.plan()
         self.verifiers.plan()
         self.at(self.options.calm_ms, self._calm_down)
-        while self._queue and not self.done:
-            self.now_ms, _, act, arguments = heapq.heappop(self._queue)
+        while not self.done and self.step():
             if self.now_ms > self._deadline_ms or self.events > EVENT_LIMIT:
                 raise Violation(
                     f"L1: {self.now_ms - self.options.calm_ms:.0f} ms after the faults stopped the"
                     f" heights are {[node.height for node in self.honest]}, not {self.goal}"
                     f" (rounds {[n.machine.round if n.machine else None for n in self.honest]})"
                 )
-            act(*arguments)
-
-    def at(self, delay_ms: float, act: Callable[..., None], *arguments: Any) -> None:
-        """Do something later."""
-        self._sequence += 1
-        heapq.heappush(self._queue, (self.now_ms + delay_ms, self._sequence, act, arguments))
 
     def _calm_down(self) -> None:
         """The stabilisation time: faults stop, and the time to the goal runs."""
@@ -282,8 +214,7 @@ class Simulation:
 
     def _handle(self, node: Node, event: Event, trusted: bool) -> None:
         assert node.machine is not None
-        self.events += 1
-        self._note(node, event)
+        self.note(node, event)
         try:
             effects = node.machine.handle(event)
         except InvalidInput as error:
@@ -294,18 +225,6 @@ class Simulation:
             raise Violation(f"node {node.index} broke on {event!r:.300}: {error!r}") from error
         if effects:
             self._carry_out(node, effects)
-
-    def _note(self, node: Node, event: Event) -> None:
-        """One entry of the trace; a signature stands for the message that it signs."""
-        if isinstance(event, ReceivedVote):
-            what = event.vote.signature
-        elif isinstance(event, ReceivedProposal):
-            what = event.proposal.signature
-        elif isinstance(event, TimeoutFired):
-            what = f"{event.timer.kind} {event.timer.height} {event.timer.round}".encode()
-        else:
-            what = type(event).__name__.encode()
-        self._trace.update(b"%d %d %b\n" % (self.now_ms, node.index, what))
 
     # Effects -------------------------------------------------------------------------------------
 

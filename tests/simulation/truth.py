@@ -28,10 +28,13 @@ class Truth(NamedTuple):
 
     def recompute(self, step: int) -> bytes:
         """The digest that an honest verifier gets for a step."""
-        interval = step // STEPS
-        if self.get_poisoned_step(interval) == step:
+        if self.get_poisoned_step(step // STEPS) == step:
             return make_hash("recomputed", self.record.submit.name, step)
-        return self.record.leaves[interval][step % STEPS]
+        return self.get_leaf(step)
+
+    def get_leaf(self, step: int) -> bytes:
+        """The digest that the submitter committed."""
+        return self.record.leaves[step // STEPS][step % STEPS]
 
 
 @lru_cache(maxsize=4_096)

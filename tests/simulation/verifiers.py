@@ -20,6 +20,7 @@ from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     RETRACING,
     Attest,
+    Duty,
     Hold,
     PanelVote,
     Payload,
@@ -33,7 +34,7 @@ from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
 from tests.simulation.monitor import Violation
 from tests.simulation.nodes import Node
 from tests.simulation.options import Run
-from tests.simulation.truth import get_truth, make_name
+from tests.simulation.truth import STEPS, get_truth, make_name
 from tests.support.ledger import make_hash
 
 if TYPE_CHECKING:
@@ -180,40 +181,37 @@ class Verifiers:
             return
         for submission, duty in get_duties(state, me):
             key = ("duty", submission.id, duty.interval)
-            self._say(node, self._get_answer(submission, duty.interval, kind, duty, me), key)
+            self._say(node, self._get_answer(submission, duty, kind, me), key)
         if kind == "accuser":
             self._accuse_falsely(node, state)
         for submission, accusation in get_accusations(state, me):
             recomputed = self._recompute(submission, accusation.step, kind)
-            if any(me in a.accusers and a is accusation for a in submission.accusations):
-                continue
             vote = PanelVote(submission.id, accusation.interval, accusation.step, recomputed)
             self._say(node, vote, ("panel", submission.id, accusation.step))
 
-    def _get_answer(
-        self, submission: Submission, interval: int, kind: str, duty: object, me: bytes
-    ) -> Payload:
+    def _get_answer(self, submission: Submission, duty: Duty, kind: str, me: bytes) -> Payload:
         truth = get_truth(submission.submit.name)
-        step = truth.get_poisoned_step(interval)
+        step = truth.get_poisoned_step(duty.interval)
         lies = kind == "ordered" or (kind == "chaotic" and self._random.random() < 0.5)
-        if lies and kind == "chaotic" and step is None:
-            wrong = make_hash("chaos", me, interval)
-            return truth.record.make_witness(submission.id, interval * 2, recomputed=wrong)
+        if kind == "chaotic" and lies and step is None:
+            wrong = make_hash("chaos", me, duty.interval)
+            first = duty.interval * STEPS
+            return truth.record.make_witness(submission.id, first, recomputed=wrong)
         if step is not None and not lies:
             recomputed = truth.recompute(step)
             return truth.record.make_witness(submission.id, step, recomputed=recomputed)
         return Attest(
             submission=submission.id,
-            interval=interval,
+            interval=duty.interval,
             agrees=1,
-            work_step=duty.work_step,  # type: ignore[attr-defined]
+            work_step=duty.work_step,
             work_digest=compute_digest("work", me),
             distance_ppm=0,
         )
 
     def _recompute(self, submission: Submission, step: int, kind: str) -> bytes:
         truth = get_truth(submission.submit.name)
-        leaf = truth.record.leaves[step // 2][step % 2]
+        leaf = truth.get_leaf(step)
         if kind == "ordered":
             return leaf
         if kind == "chaotic":
@@ -227,7 +225,7 @@ class Verifiers:
             if submission.phase == RETRACING:
                 truth = get_truth(submission.submit.name)
                 interval = self._random.randrange(get_interval_count(submission.submit))
-                step = interval * 2
+                step = interval * STEPS
                 wrong = make_hash("false", step)
                 witness = truth.record.make_witness(submission.id, step, recomputed=wrong)
                 self._say(node, witness, ("accuse", submission.id))
