@@ -147,6 +147,13 @@ class Stage:
             for timer in due:
                 self.tell(letter, TimeoutFired(timer))
 
+    def force_prevote_timer(self, round_: int, who: str) -> None:
+        """The prevote timer runs out at these, as if votes that came to nothing had set it."""
+        for letter in who:
+            machine = self.nodes[letter].machine
+            assert machine is not None
+            self.tell(letter, TimeoutFired(Timer(TimerKind.PREVOTE, machine.height, round_)))
+
     def lie(self, message: Message, to: str) -> None:
         """Somebody without a machine says something to some."""
         sender = next(
