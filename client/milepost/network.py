@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from milepost.bundle import write_trust
 from milepost.errors import MachineCannot, WrongUsage
 from milepost.keys import read_key, write_key
+from milepost_consensus.beacon import LINKS, Onion
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.light import make_trust
 from milepost_consensus.members import (
@@ -214,7 +215,11 @@ def _write_home(home: NodeHome, threads: int) -> Member:
         f'host = "{HOST}"\nport = {port}\nname = "{home.name}"\nmalicious = "{home.malicious}"\n'
         f"threads = {threads}\n"
     )
-    return Member(signer.public, home.name, VALIDATOR | VERIFIER, home.name, home.url)
+    return Member(
+        *(signer.public, home.name, VALIDATOR | VERIFIER, home.name, home.url),
+        onion=Onion(signer.derive, signer.public).get_head(0),
+        onion_left=LINKS,
+    )
 
 
 def set_malicious(homes: Sequence[NodeHome], malicious: Mapping[int, str]) -> tuple[NodeHome, ...]:

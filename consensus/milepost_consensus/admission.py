@@ -1,8 +1,8 @@
 """What a message must be before the machine looks at it.
 
-Everything here follows from the message and the validator set alone.  Whether the ledger rules
-accept the block of a proposal is not asked: a proposal that is well made but carries a block that
-breaks a rule is answered with a prevote for NIL, as Algorithm 1 demands.
+Everything here follows from the message, the validator set and the order of turns.  Whether the
+ledger rules accept the block of a proposal is not asked: a proposal that is well made but carries a
+block that breaks a rule is answered with a prevote for NIL, as Algorithm 1 demands.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from milepost_consensus.encoding import MAX_UINT
 from milepost_consensus.errors import InvalidBlock, InvalidMessage
 from milepost_consensus.members import Member, compute_quorum
 from milepost_consensus.rules import get_proposer
+from milepost_consensus.state import LedgerState
 from milepost_consensus.votes import PREVOTE, Proposal, Vote, verify_proposal, verify_vote
 
 MAX_ROUND: Final = 2**31
@@ -27,26 +28,30 @@ def validate_vote(vote: Vote, validators: Sequence[Member], network: bytes) -> N
     verify_vote(vote, network)
 
 
-def validate_proposal(proposal: Proposal, validators: Sequence[Member], network: bytes) -> None:
-    """Check everything about a proposal except the ledger rules for its block.
+def validate_turn(proposal: Proposal, state: LedgerState) -> None:
+    """Raises InvalidMessage unless the sender is the proposer of its round in the next height."""
+    proposer = get_proposer(state, proposal.height, proposal.round).id
+    if proposal.sender != proposer:
+        raise InvalidMessage(
+            f"{proposal.sender.hex()[:16]} proposes in height {proposal.height}, round"
+            f" {proposal.round}: the turn is {proposer.hex()[:16]}'s"
+        )
 
-    Raises InvalidMessage where it is not one that the round's proposer makes, InvalidSignature
-    where it or one of its prevotes is not signed, InvalidBlock where the transactions are not those
-    that the header names.
+
+def validate_proposal(proposal: Proposal, validators: Sequence[Member], network: bytes) -> None:
+    """Check everything about a proposal except whose turn it is and the rules for its block.
+
+    Raises InvalidMessage where it is not one that a validator makes, InvalidSignature where it or
+    one of its prevotes is not signed, InvalidBlock where the transactions are not those that the
+    header names.
     """
     _validate_origin(proposal, validators)
     height, round_, valid_round = proposal.height, proposal.round, proposal.valid_round
-    proposer = get_proposer(validators, height, round_).id
-    if proposal.sender != proposer:
-        raise InvalidMessage(
-            f"{proposal.sender.hex()[:16]} proposes in height {height}, round {round_}:"
-            f" the turn is {proposer.hex()[:16]}'s"
-        )
     header = proposal.block.header
     if valid_round:
         fits = 0 <= header.round < valid_round <= round_
     else:
-        fits = header.round == round_ and header.proposer == proposer
+        fits = header.round == round_ and header.proposer == proposal.sender
     if not fits or header.height != height:
         raise InvalidMessage(
             f"a block of height {header.height}, round {header.round} cannot be proposed in height"

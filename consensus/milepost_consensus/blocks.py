@@ -25,10 +25,17 @@ class Header(Wire, frozen=True):
     time_ms: Uint
     prev_id: bytes
     proposer: bytes
+    reveal: bytes
+    """The proposer's contribution to the beacon; empty where it owes none."""
+    mix: bytes
+    """The beacon after this block."""
     tx_root: bytes
     state_root: bytes
     """Root of the ledger state after this block."""
     validators_hash: bytes
+    """Of those who may sign this block."""
+    next_validators_hash: bytes
+    """Of those who may sign the next one."""
 
 
 class Block(Wire, frozen=True):

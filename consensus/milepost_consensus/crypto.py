@@ -14,6 +14,8 @@ from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature as _BadSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from milepost_consensus.errors import InvalidSignature
@@ -73,6 +75,13 @@ class Ed25519Signer:
     @property
     def public(self) -> bytes:
         return self._public
+
+    def derive(self, purpose: str) -> bytes:
+        """A 32-byte secret for a purpose, from the private key by HKDF (RFC 5869): nothing more
+        has to be kept than the key."""
+        secret = self._private.private_bytes_raw()
+        info = _PREFIX + b"derive/" + purpose.encode()
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
 
     def sign(self, kind: str, body: bytes, network: bytes) -> bytes:
         return self._private.sign(compute_digest(kind, body, network))

@@ -1,13 +1,16 @@
 """The next block's state while it is being made: transactions and the passing height, over a base.
 
 The envelope of transactions (R7), new submissions (R8) and the order in which things happen are
-decided here; what an answer does to a submission in answers.py, what a height does in
-verification.py.  Rule numbers refer to docs/spec/rules.md.
+decided here; what an answer does to a submission in answers.py, what a height does to it in
+verification.py; evidence, membership and onions in governance.py.  Rule numbers refer to
+docs/spec/rules.md.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from msgspec.structs import replace
 
 from milepost_consensus.answers import (
     apply_attest,
@@ -15,20 +18,51 @@ from milepost_consensus.answers import (
     apply_panel_vote,
     apply_witness,
 )
+from milepost_consensus.beacon import compute_mix
 from milepost_consensus.duties import Terms
+from milepost_consensus.election import compute_seed
 from milepost_consensus.errors import InvalidTransaction
-from milepost_consensus.members import SUBMITTER, VALIDATOR, VERIFIER, compute_quorum
+from milepost_consensus.governance import (
+    Membership,
+    apply_evidence,
+    apply_refresh,
+    apply_update,
+)
+from milepost_consensus.members import (
+    SUBMITTER,
+    VALIDATOR,
+    VERIFIER,
+    Member,
+    compute_fault_limit,
+    compute_quorum,
+)
+from milepost_consensus.params import BEACON
+from milepost_consensus.standings import (
+    Standing,
+    is_mixed,
+    make_standing,
+    miss_turn,
+    peel,
+    take_turn,
+)
 from milepost_consensus.state import LedgerState, apply_entries
 from milepost_consensus.submissions import (
+    ANCHORED,
     ATTEST,
+    EVIDENCE,
     HOLD,
+    MEMBER_UPDATE,
+    ONION_REFRESH,
     PANEL_VOTE,
     SEEDING,
     SUBMIT,
     WITNESS,
+    Answer,
     Attest,
+    Governance,
     Hold,
-    PanelVote,
+    MemberUpdate,
+    OnionRefresh,
     Payload,
     Submission,
     Submit,
@@ -51,6 +85,9 @@ _ROLES: Final = {
     ATTEST: VERIFIER,
     WITNESS: VERIFIER,
     PANEL_VOTE: VERIFIER,
+    EVIDENCE: VALIDATOR,
+    MEMBER_UPDATE: VALIDATOR,
+    ONION_REFRESH: VALIDATOR,
 }
 
 
@@ -61,6 +98,7 @@ def get_terms(state: LedgerState) -> Terms:
         members=state.members,
         verifiers=state.verifiers,
         hold_quorum=compute_quorum(len(state.validators)),
+        jailed=frozenset(s.id for s in state.standings.values() if s.jailed_until > state.height),
     )
 
 
@@ -74,6 +112,9 @@ class Draft:
         self._base = base
         self._terms = get_terms(base)
         self._height = base.height + 1
+        self._membership: Membership | None = None
+        self._members: dict[bytes, Member] = {}
+        self._standings: dict[bytes, Standing] = {}
         self._submissions: dict[bytes, Submission] = {}
         self._verdicts: dict[bytes, Verdict] = {}
 
@@ -81,25 +122,112 @@ class Draft:
         """R6, R7: one transaction, in the state that those before it left."""
         payload = self._check_envelope(tx)
         if isinstance(payload, Submit):
-            following = self._make_submission(tx.sender, payload)
+            self._keep(self._make_submission(tx.sender, payload))
+        elif isinstance(payload, Answer):
+            self._keep(self._apply_answer(tx.sender, payload))
         else:
-            following = self._apply_answer(tx.sender, payload)
-        self._submissions[following.id] = following
+            self._apply_governance(tx.sender, payload)
 
-    def close(self) -> None:
-        """The height passes for every open submission, oldest first."""
+    def close(self, *, round_: int, reveal: bytes) -> None:
+        """What the block itself does, after its transactions.
+
+        Turns and the beacon first, then the height passes for every open submission, oldest first,
+        then a change of the membership takes effect.  `reveal` is the proposer's, checked.
+        """
+        self._take_turns(round_, reveal)
+        mix = compute_mix(self._base.mix, reveal, self._height)
         added = [key for key in self._submissions if key not in self._base.submissions]
         for key in [*(each.id for each in self._base.open_submissions), *added]:
-            submission = self._get_submission(key)
+            submission = self._give_seed(self._get_submission(key), mix)
             following, verdict = advance(submission, self._terms, height=self._height)
             if following is not self._base.submissions.get(key):
                 self._submissions[key] = following
             if verdict is not None:
                 self._verdicts[key] = verdict
+        self._change_members()
 
     def get_state(self) -> LedgerState:
         """The base state with the changed entries written."""
-        return apply_entries(self._base, submissions=self._submissions, verdicts=self._verdicts)
+        return apply_entries(
+            self._base,
+            members=self._members,
+            membership=self._membership,
+            standings=self._standings,
+            submissions=self._submissions,
+            verdicts=self._verdicts,
+        )
+
+    def _keep(self, submission: Submission) -> None:
+        self._submissions[submission.id] = submission
+
+    def _get_standing(self, member_id: bytes) -> Standing:
+        return self._standings.get(member_id) or self._base.standings[member_id]
+
+    def _get_standings(self) -> list[Standing]:
+        return [self._get_standing(key) for key in self._base.standings]
+
+    # What the block does -------------------------------------------------------------------------
+
+    def _take_turns(self, round_: int, reveal: bytes) -> None:
+        """R21, R22."""
+        proposers = self._base.proposers
+        for missed in range(min(round_, len(proposers))):
+            absent = proposers[(self._height + missed) % len(proposers)].id
+            self._standings[absent] = miss_turn(
+                self._get_standing(absent), self._base.params, self._height
+            )
+        proposer = proposers[(self._height + round_) % len(proposers)].id
+        standing = take_turn(self._get_standing(proposer))
+        if reveal:
+            standing = peel(standing, reveal, self._height)
+        if standing is not self._base.standings[proposer]:
+            self._standings[proposer] = standing
+
+    def _give_seed(self, submission: Submission, mix: bytes) -> Submission:
+        """R13: from the first mix that nobody could know when the submission was anchored."""
+        due = not submission.seed and submission.phase in (ANCHORED, SEEDING)
+        if not due or self._base.params.seed_source != BEACON:
+            return submission
+        fault_limit = compute_fault_limit(len(self._base.validators))
+        if not is_mixed(submission.anchored_height, self._get_standings(), fault_limit):
+            return submission
+        return replace(submission, seed=compute_seed(mix, submission.id))
+
+    def _change_members(self) -> None:
+        """R24: the next height is agreed on under the new membership."""
+        membership = self._membership or self._base.membership
+        if membership.effective_height != self._height + 1:
+            return
+        self._membership = Membership()
+        for member in membership.members:
+            self._members[member.id] = member
+            if member.id not in self._base.standings:
+                self._standings[member.id] = make_standing(member, self._height)
+
+    # Transactions --------------------------------------------------------------------------------
+
+    def _apply_governance(self, sender: bytes, payload: Governance) -> None:
+        """R23 to R25."""
+        if isinstance(payload, MemberUpdate):
+            self._membership = apply_update(
+                payload,
+                self._base.members,
+                self._membership or self._base.membership,
+                height=self._height,
+                network=self._base.network,
+            )
+            return
+        if isinstance(payload, OnionRefresh):
+            standing = apply_refresh(payload, self._get_standing(sender), height=self._height)
+        else:
+            standing = apply_evidence(
+                payload,
+                {**self._base.standings, **self._standings},
+                self._base.params,
+                height=self._height,
+                network=self._base.network,
+            )
+        self._standings[standing.id] = standing
 
     def _check_envelope(self, tx: Tx) -> Payload:
         """R7: a member with the right role signed it for this network and about this time."""
@@ -143,9 +271,7 @@ class Draft:
             deadline=self._height + self._base.params.hold_window,
         )
 
-    def _apply_answer(
-        self, sender: bytes, payload: Hold | Attest | Witness | PanelVote
-    ) -> Submission:
+    def _apply_answer(self, sender: bytes, payload: Answer) -> Submission:
         """R9 to R12: an answer about a submission on the chain."""
         submission = self._get_submission(payload.submission)
         if isinstance(payload, Hold):
@@ -160,6 +286,12 @@ class Draft:
             )
         return apply_panel_vote(submission, payload, sender=sender)
 
+    def _get_seed(self, submission: Submission) -> bytes:
+        """R14: the seed that is known at the start of this block."""
+        if self._base.params.seed_source == BEACON:
+            return submission.seed
+        return compute_seed(self._base.last_id, submission.id)
+
     def _get_submission(self, submission_id: bytes) -> Submission:
         """A submission as the transactions so far left it, its election held where it is due."""
         changed = self._submissions.get(submission_id)
@@ -171,8 +303,9 @@ class Draft:
                 f"no submission {submission_id.hex()[:8]} is on the chain",
                 slug="unknown-submission",
             )
-        if submission.phase == SEEDING:
+        seed = self._get_seed(submission)
+        if submission.phase == SEEDING and seed:
             submission = self._submissions[submission_id] = apply_seed(
-                submission, self._terms, prev_id=self._base.last_id, height=self._height
+                submission, self._terms, seed=seed, height=self._height
             )
         return submission

@@ -42,6 +42,8 @@ class Terms:
     """All members that can retrain, by id; the panel."""
     hold_quorum: int
     """Validators that must hold a record before its election."""
+    jailed: frozenset[bytes] = frozenset()
+    """Members that are not elected."""
 
     @property
     def panel_majority(self) -> int:
@@ -53,9 +55,9 @@ class Terms:
         return bool(self.members[member_id].roles & VERIFIER)
 
     def get_eligible(self, submitter: bytes) -> list[bytes]:
-        """Verifiers that may be elected (R14): not the submitter, not of its operator."""
+        """Verifiers that may be elected (R14): not the submitter or of its operator, not jailed."""
         operator = self.members[submitter].operator
-        return [m.id for m in self.verifiers if m.operator != operator]
+        return [m.id for m in self.verifiers if m.operator != operator and m.id not in self.jailed]
 
 
 def get_required(submission: Submission, interval: int, terms: Terms) -> int:

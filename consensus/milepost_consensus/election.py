@@ -70,9 +70,9 @@ def _generate_words(key: bytes) -> Iterator[int]:
         counter += 1
 
 
-def compute_seed(prev_id: bytes, submission_id: bytes) -> bytes:
-    """The seed of a submission's election from the id of the block that completed its holders."""
-    return compute_digest("seed", prev_id + submission_id)
+def compute_seed(randomness: bytes, submission_id: bytes) -> bytes:
+    """The seed of a submission's election, from the beacon's mix or the id of a block."""
+    return compute_digest("seed", randomness + submission_id)
 
 
 def compute_work_step(seed: bytes, submit: Submit, interval: int, verifier: bytes) -> int:

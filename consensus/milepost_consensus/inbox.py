@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from milepost_consensus.admission import validate_proposal, validate_vote
+from milepost_consensus.admission import validate_proposal, validate_turn, validate_vote
 from milepost_consensus.blocks import compute_block_id
 from milepost_consensus.events import (
     Behind,
@@ -21,6 +21,7 @@ from milepost_consensus.events import (
     ReceivedVote,
 )
 from milepost_consensus.members import compute_quorum
+from milepost_consensus.rules import get_proposer
 from milepost_consensus.state import LedgerState
 from milepost_consensus.tally import PROPOSAL, ROUNDS_AHEAD, ROUNDS_BEHIND, Seen, Tally
 from milepost_consensus.votes import PRECOMMIT, PREVOTE, Proposal, Vote
@@ -46,8 +47,8 @@ class Inbox:
     def open(self, state: LedgerState, last_precommits: tuple[Vote, ...]) -> None:
         """Turn to the height after `state`, which `last_precommits` made final."""
         early, self._early = self._early, {}
-        if state.validators_hash != self._state.validators_hash:
-            early = {}  # they were checked against the old set
+        if state.height != self._state.height + 1:
+            early = {}  # they are of another height, or were checked against another set
         self._state = state
         self._height = state.height + 1
         self._last_precommits = last_precommits
@@ -56,7 +57,8 @@ class Inbox:
         self.spoken = False
         self.tally = Tally(compute_quorum(len(state.validators)))
         for event in early.values():
-            self._accept(event, round_=0)
+            if self._is_in_turn(event):
+                self._accept(event, round_=0)
 
     def receive(self, event: Received, *, round_: int) -> list[Effect]:
         """Take in a message while `round_` is at work; raises InvalidInput for a bad one."""
@@ -120,10 +122,21 @@ class Inbox:
         )
 
     def _validate(self, message: Message) -> None:
+        ahead = message.height > self._height
+        validators = self._state.next_validators if ahead else self._state.validators
         if isinstance(message, Vote):
-            validate_vote(message, self._state.validators, self._state.network)
-        else:
-            validate_proposal(message, self._state.validators, self._state.network)
+            validate_vote(message, validators, self._state.network)
+            return
+        if not ahead:  # the order of turns may change with the next height
+            validate_turn(message, self._state)
+        validate_proposal(message, validators, self._state.network)
+
+    def _is_in_turn(self, event: Received) -> bool:
+        """Whether an early message counts, now that its height is here."""
+        if isinstance(event, ReceivedVote):
+            return True
+        proposer = get_proposer(self._state, event.proposal.height, event.proposal.round)
+        return event.proposal.sender == proposer.id
 
     def _accept(self, event: Received, *, round_: int) -> list[Effect]:
         message = _get_message(event)

@@ -7,6 +7,7 @@ model file is the one judged is a comparison of digests, left to whoever can rea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from milepost_consensus.blocks import Certificate, Header
@@ -60,9 +61,23 @@ class Trust(Wire, frozen=True):
     quorum: int
 
 
+class Handover(Wire, frozen=True):
+    """A final block after which other validators sign.
+
+    `signers` are the ids, in order, of the validators of this block, `following` those of the next.
+    """
+
+    header: Header
+    certificate: Certificate
+    signers: tuple[bytes, ...]
+    following: tuple[bytes, ...]
+
+
 class ProofBundle(Wire, frozen=True):
     """Everything that shows a verdict to somebody who holds a Trust."""
 
+    handovers: tuple[Handover, ...]
+    """From the trusted validators to those of the header, by height."""
     header: Header
     certificate: Certificate
     entries: int
@@ -128,9 +143,16 @@ def load_trust(view: object) -> Trust:
 
 
 def make_bundle(
-    state: LedgerState, header: Header, certificate: Certificate, submission_id: bytes
+    state: LedgerState,
+    header: Header,
+    certificate: Certificate,
+    submission_id: bytes,
+    *,
+    handovers: Sequence[Handover] = (),
 ) -> ProofBundle:
     """The proof of a decided submission out of the state that `header` commits to.
+
+    `handovers` are all changes of the validators below the header's height.
 
     Raises KeyError where the submission has no verdict in this state.
     """
@@ -139,6 +161,7 @@ def make_bundle(
     _, verdict_index, entries, verdict_path = get_entry_path(state, verdict_key)
     _, submission_index, _, submission_path = get_entry_path(state, submission_key)
     return ProofBundle(
+        handovers=tuple(handovers),
         header=header,
         certificate=certificate,
         entries=entries,
@@ -180,20 +203,73 @@ def verify_bundle(bundle: ProofBundle, trust: Trust) -> tuple[Check, ...]:
     )
 
 
+def follow_handovers(trust: Trust, handovers: Sequence[Handover]) -> tuple[Member, ...]:
+    """The validators that the trusted ones lead to, one change after the other.
+
+    A handover signed by the validators known so far vouches for the next ones (sequential
+    verification).  One of later validators counts if more than a third of the known ones are among
+    its signers, so that an honest one is, beside more than two thirds of its own set (skipping
+    verification, as light clients of Tendermint do it).  Raises InvalidInput otherwise.
+    """
+    known, height = trust.validators, 0
+    for handover in handovers:
+        header, certificate = handover.header, handover.certificate
+        if header.height <= height:
+            raise InvalidBlock("the handovers are not in the order of their heights")
+        signers, following = (_name(ids) for ids in (handover.signers, handover.following))
+        verify_certificate(certificate, header, signers, trust.network_id)
+        ids = {member.id for member in known}
+        present = sum(signers[index].id in ids for index in certificate.signers)
+        if known is trust.validators and _is_same(signers, known):
+            needed = trust.quorum
+        elif _is_same(signers, known):
+            needed = compute_quorum(len(known))
+        else:
+            needed = len(known) // 3 + 1
+        if present < needed:
+            raise InvalidBlock(
+                f"{present} of {len(known)} known validators signed block {header.height}, after"
+                f" which others follow; {needed} are needed",
+                slug="wrong-network",
+            )
+        if header.next_validators_hash != compute_validators_hash(following):
+            raise InvalidBlock(f"block {header.height} hands over to other validators")
+        known, height = following, header.height
+    return known
+
+
+def _name(ids: Sequence[bytes]) -> tuple[Member, ...]:
+    """Validators of whom nothing is known but their keys; raises InvalidInput for a bad list."""
+    if not 1 <= len(ids) <= MAX_MEMBERS or list(ids) != sorted(set(ids)):
+        raise InvalidBlock("validators are not different keys in order")
+    for member_id in ids:
+        validate_digest("validator", member_id)
+    return tuple(Member(member_id, member_id.hex()[:8], VALIDATOR, "") for member_id in ids)
+
+
+def _is_same(one: Sequence[Member], other: Sequence[Member]) -> bool:
+    return [member.id for member in one] == [member.id for member in other]
+
+
 def _verify_final(bundle: ProofBundle, trust: Trust) -> Check:
-    if bundle.header.validators_hash != compute_validators_hash(trust.validators):
+    validators = follow_handovers(trust, bundle.handovers)
+    if bundle.handovers and bundle.handovers[-1].header.height >= bundle.header.height:
+        raise InvalidBlock("the proof follows changes of the validators past its own block")
+    if bundle.header.validators_hash != compute_validators_hash(validators):
         raise InvalidBlock(
             f"the block was made by other validators than those of {trust.network}",
             slug="wrong-network",
         )
-    verify_certificate(bundle.certificate, bundle.header, trust.validators, trust.network_id)
+    verify_certificate(bundle.certificate, bundle.header, validators, trust.network_id)
     signed = len(bundle.certificate.signers)
-    if signed < trust.quorum:
-        raise InvalidBlock(f"{signed} validators signed, the trust file asks for {trust.quorum}")
+    needed = compute_quorum(len(validators)) if bundle.handovers else trust.quorum
+    if signed < needed:
+        raise InvalidBlock(f"{signed} validators signed, the trust file asks for {needed}")
+    followed = f", {len(bundle.handovers)} changes later" if bundle.handovers else ""
     return Check(
         "final",
-        f"block {bundle.header.height} signed by {signed} of {len(trust.validators)} validators"
-        f" ({trust.quorum} needed)",
+        f"block {bundle.header.height} signed by {signed} of {len(validators)} validators"
+        f"{followed} ({needed} needed)",
     )
 
 

@@ -52,6 +52,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import assert_never
 
+from milepost_consensus.beacon import Onion
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.certificates import get_precommits, make_certificate, verify_certificate
 from milepost_consensus.crypto import Signer
@@ -82,6 +83,7 @@ from milepost_consensus.rules import (
     build_block,
     get_block_delay_ms,
     get_proposer,
+    owes,
     validate_block,
 )
 from milepost_consensus.state import LedgerState
@@ -109,6 +111,7 @@ class Step(IntEnum):
 class Machine:
     """One validator's, or mere follower's, part in the agreement.
 
+    `onion` is what it reveals when it proposes; without one it passes where a reveal is owed.
     `journal` is the data of the last PersistJournal and `last_certificate` that of the block at
     `state.height`; attributes are for reading.  Raises InvalidEncoding for a damaged journal.
     """
@@ -125,11 +128,13 @@ class Machine:
         self,
         state: LedgerState,
         signer: Signer,
+        onion: Onion | None = None,
         *,
         journal: bytes | None = None,
         last_certificate: Certificate | None = None,
     ) -> None:
         self._signer = signer
+        self._onion = onion
         self._outbox = Outbox(self._make_journal)
         self._rules: tuple[Callable[[], bool], ...] = (
             self._rule_49_decide,
@@ -142,7 +147,7 @@ class Machine:
             self._rule_34_prevotes,  # no timer where 36 or 44 have moved on
             self._rule_47_precommits,
         )
-        last = get_precommits(last_certificate, state.validators) if last_certificate else ()
+        last = get_precommits(last_certificate, state.last_validators) if last_certificate else ()
         self._inbox = Inbox(state, last)
         self._enter_height(state)
         if journal is not None:
@@ -311,16 +316,27 @@ class Machine:
         asked = (event.height, event.round) == (self.height, self.round)
         if not asked or self.step is not Step.PROPOSE or not self._is_my_turn():
             return
+        reveal = self._get_reveal()
+        if reveal is None:
+            return
         block, after = build_block(
             self.state,
             round=self.round,
             proposer=self._signer.public,
             txs=event.txs,
             time_ms=event.now_ms,
+            reveal=reveal,
         )
         block_id = compute_block_id(block.header, self.state.network)
         self._after[block_id] = after
         self._propose(Backed(-1, block_id, block, ()))
+
+    def _get_reveal(self) -> bytes | None:
+        """What a block of ours must reveal; None where we cannot, and so must pass."""
+        me = self._signer.public
+        if not owes(self.state, me, self.round):
+            return b""
+        return self._onion.get_reveal(self.state.standings[me]) if self._onion else None
 
     def _on_fetched(self, block: Block, certificate: Certificate) -> None:
         header = block.header
@@ -344,7 +360,7 @@ class Machine:
     # What we say --------------------------------------------------------------------------------
 
     def _is_my_turn(self) -> bool:
-        proposer = get_proposer(self.state.validators, self.height, self.round)
+        proposer = get_proposer(self.state, self.height, self.round)
         return proposer.id == self._signer.public and self.round not in self._tally.proposals
 
     def _propose(self, backed: Backed) -> None:

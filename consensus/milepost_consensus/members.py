@@ -6,9 +6,16 @@ from collections.abc import Iterable
 from typing import Final
 
 from milepost_consensus.crypto import compute_digest, is_small_order
-from milepost_consensus.encoding import Uint, Wire, encode, validate_digest, validate_text
+from milepost_consensus.encoding import (
+    Uint,
+    Wire,
+    encode,
+    validate_digest,
+    validate_text,
+    validate_uint,
+)
 from milepost_consensus.errors import InvalidInput
-from milepost_consensus.params import MAX_MEMBERS, Params, validate_params
+from milepost_consensus.params import MAX_LINKS, MAX_MEMBERS, Params, validate_params
 
 VALIDATOR: Final = 1
 """Finalises blocks."""
@@ -27,6 +34,10 @@ class Member(Wire, frozen=True):
     operator: str
     endpoint: str = ""
     """Base URL of its HTTP server; empty for pure submitters."""
+    onion: bytes = b""
+    """The head of the onion with which a validator joins; empty without one."""
+    onion_left: Uint = 0
+    """Reveals in it."""
 
 
 class Genesis(Wire, frozen=True):
@@ -80,13 +91,34 @@ def validate_genesis(genesis: Genesis) -> None:
             slug="bad-genesis",
         )
     for member in genesis.members:
-        validate_digest("member id", member.id)
-        validate_text("member name", member.name)
-        validate_text("operator", member.operator)
-        validate_text("endpoint", member.endpoint, empty=True)
-        if is_small_order(member.id) or not 0 < member.roles < 8:
-            raise InvalidInput(
-                f"member {member.name}: unusable key or roles {member.roles}", slug="bad-genesis"
-            )
-    if not get_validators(genesis.members):
+        validate_member(member)
+        if not member.roles:
+            raise InvalidInput(f"member {member.name} has no role", slug="bad-genesis")
+    validators = get_validators(genesis.members)
+    if not validators:
         raise InvalidInput("genesis names no validator", slug="bad-genesis")
+    bare = [member.name for member in validators if not member.onion_left]
+    if bare and genesis.params.seed_source == "beacon":
+        raise InvalidInput(
+            f"{bare[0]} and {len(bare) - 1} more validators promise no reveals, which the beacon"
+            " needs of all of them",
+            slug="bad-genesis",
+        )
+
+
+def validate_member(member: Member) -> None:
+    """Raises InvalidInput (slug bad-genesis) unless a member is well formed in itself."""
+    validate_digest("member id", member.id)
+    validate_text("member name", member.name)
+    validate_text("operator", member.operator)
+    validate_text("endpoint", member.endpoint, empty=True)
+    if is_small_order(member.id) or member.roles >= 8:
+        raise InvalidInput(
+            f"member {member.name}: unusable key or roles {member.roles}", slug="bad-genesis"
+        )
+    validate_uint("onion_left", member.onion_left, high=MAX_LINKS)
+    if len(member.onion) != (32 if member.onion_left else 0):
+        raise InvalidInput(
+            f"member {member.name}: {len(member.onion)} bytes promise {member.onion_left} reveals",
+            slug="bad-genesis",
+        )

@@ -95,6 +95,12 @@ def decide_not_held(submission: Submission, terms: Terms, *, height: int) -> Ver
     return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
 
 
+def decide_unseeded(submission: Submission, terms: Terms, *, height: int) -> Verdict:
+    """UNDECIDED: the beacon gave no seed (R13)."""
+    reason = "too few validators revealed: the beacon gave no seed for the election"
+    return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
+
+
 def decide_no_verifier(submission: Submission, terms: Terms, *, height: int) -> Verdict:
     """UNDECIDED: every verifier is the submitter or of its operator (R14)."""
     reason = "no verifier is independent of the submitter"

@@ -14,6 +14,8 @@ MAX_STEP_US = 600_000_000
 """Ten minutes: a submitter cannot stretch a window without bound by declaring slow steps."""
 MAX_RECORDS = 2**40
 MAX_SUBMISSION_BYTES = 2**40
+MAX_LINKS = 2**32
+"""Reveals that an onion may promise."""
 MAX_AUDITORS = 16
 """Beyond that a larger sub-quorum for every interval is what is meant."""
 MAX_BLOCK_TRANSACTIONS = 1_000
@@ -23,7 +25,9 @@ MAX_PATH = 64
 
 RULES = ("witness", "majority")
 FLAG_RULES = ("robust", "upper")
-SEED_SOURCES = ("block_hash",)
+BEACON = "beacon"
+BLOCK_HASH = "block_hash"
+SEED_SOURCES = (BEACON, BLOCK_HASH)
 
 
 class Params(Wire, frozen=True):
@@ -35,7 +39,9 @@ class Params(Wire, frozen=True):
 
     rule: str = "witness"
     flag_rule: str = "robust"
-    seed_source: str = "block_hash"
+    seed_source: str = "beacon"
+    """Where elections take their randomness: from the beacon or, as in the Diffusion paper, from
+    the hash of a block, which its proposer can choose."""
     quorum_size: Uint = 0
     """Verifiers elected per submission; 0 takes every eligible one."""
     sub_quorum_size: Uint = 5
@@ -47,7 +53,6 @@ class Params(Wire, frozen=True):
     hold_window: Uint = 200
     attest_window: Uint = 200
     witness_window: Uint = 4
-    """More than the f + 1 proposers' turns of seven validators, so that one of them is honest."""
     """More than f + 1 turns of proposers in a network of seven, so that one is honest."""
     panel_window: Uint = 100
     max_extensions: Uint = 2
@@ -56,6 +61,12 @@ class Params(Wire, frozen=True):
     """A block with transactions follows its parent no sooner than this."""
     idle_block_ms: Uint = 1_000
     """An empty block, made only while a window is open, follows no sooner than this."""
+    epoch_blocks: Uint = 1_000
+    """Heights for which the order of proposers stays."""
+    max_missed_turns: Uint = 10
+    """Turns as proposer missed in a row that jail a member from elections."""
+    jail_heights: Uint = 1_000
+    """How long a member is not elected after an offence."""
     timeout_ms: Uint = 2_000
     """Timeout of each phase of round 0."""
     timeout_step_ms: Uint = 1_000
@@ -84,6 +95,8 @@ def validate_params(params: Params) -> None:
         validate_uint(name, getattr(params, name), low=1, high=1_000_000)
     validate_uint("witness_window", params.witness_window, low=1, high=1_000_000)
     validate_uint("max_extensions", params.max_extensions, high=100)
+    for name in ("epoch_blocks", "max_missed_turns", "jail_heights"):
+        validate_uint(name, getattr(params, name), low=1, high=1_000_000)
     for name in (
         "min_block_ms",
         "idle_block_ms",

@@ -358,6 +358,12 @@ PROBLEMS: dict[str, Problem] = {
         "The key or the account may not do this.",
         "The message says why.",
     ),
+    "not-approved": Problem(
+        "Too few approvals",
+        "The membership changes only if more than two thirds of the present validators sign the"
+        " change: whoever controls fewer must not be able to add friends or remove others.",
+        "Collect the approvals that are missing; each validator signs the same bytes.",
+    ),
     "not-decided": Problem(
         "No verdict yet",
         "A proof exists as soon as the block with the verdict is final.",

@@ -1,25 +1,33 @@
 """The ledger rules: which transactions and blocks follow from a state, and what they make of it.
 
-A block is applied in three movements: submissions whose record is held get their election, the
-transactions take effect in order, the height passes for every open submission.  `build_block`
+A block is applied in four movements: submissions whose record is held get their election, the
+transactions take effect in order, the proposer's turn is noted and its reveal mixed in, the height
+passes for every open submission and for a change of the membership.  `build_block`
 leaves out transactions that do not apply; in a block of somebody else one such transaction makes
 the whole block invalid.  Rule numbers refer to docs/spec/rules.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from milepost_consensus.beacon import compute_link, compute_mix
 from milepost_consensus.blocks import VERSION, Block, Header, compute_block_id, compute_tx_root
 from milepost_consensus.draft import Draft
 from milepost_consensus.encoding import MAX_UINT, encode
 from milepost_consensus.errors import InvalidBlock, InvalidInput
-from milepost_consensus.members import Member
-from milepost_consensus.params import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS
-from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import SEEDING, Tx
+from milepost_consensus.members import Member, compute_fault_limit
+from milepost_consensus.params import (
+    BEACON,
+    MAX_BLOCK_BYTES,
+    MAX_BLOCK_TRANSACTIONS,
+    Params,
+)
+from milepost_consensus.standings import owes_reveal
+from milepost_consensus.state import LedgerState, SetChange
+from milepost_consensus.submissions import ANCHORED, SEEDING, Submission, Tx
 
 HEADER_BYTES: Final = 1_024
 """Room for the header and framing in a block's byte limit."""
@@ -37,14 +45,16 @@ def build_block(
     proposer: bytes,
     txs: Iterable[Tx],
     time_ms: int,
+    reveal: bytes = b"",
 ) -> tuple[Block, LedgerState]:
     """The block that a proposer makes of the transactions at hand, and the state after it.
 
     Transactions that do not apply or do not fit are left out.  The time is the clock's, or the
-    earliest that R3 allows.
+    earliest that R3 allows.  `reveal` is what R21 asks for.
     """
     height = state.height + 1
-    assert proposer == get_proposer(state.validators, height, round).id
+    assert proposer == get_proposer(state, height, round).id
+    assert bool(reveal) == owes(state, proposer, round)
     draft, chosen = Draft(state), list[Tx]()
     size_bytes = HEADER_BYTES
     for tx in txs:
@@ -57,7 +67,7 @@ def build_block(
             continue
         chosen.append(tx)
         size_bytes += tx_bytes
-    draft.close()
+    draft.close(round_=round, reveal=reveal)
     body = tuple(chosen)
     after = draft.get_state()
     header = Header(
@@ -67,11 +77,14 @@ def build_block(
         time_ms=max(time_ms, get_earliest_time_ms(state, empty=not body)),
         prev_id=state.last_id,
         proposer=proposer,
+        reveal=reveal,
+        mix=compute_mix(state.mix, reveal, height),
         tx_root=compute_tx_root(body, state.network),
         state_root=after.root,
         validators_hash=state.validators_hash,
+        next_validators_hash=after.validators_hash,
     )
-    return Block(header, body), _seal(after, header)
+    return Block(header, body), _seal(state, after, header)
 
 
 def validate_block(state: LedgerState, block: Block, *, now_ms: int | None) -> LedgerState:
@@ -82,6 +95,7 @@ def validate_block(state: LedgerState, block: Block, *, now_ms: int | None) -> L
     """
     header = block.header
     _validate_place(state, header)
+    _validate_beacon(state, header)
     _validate_size(block)
     # R5, first half: the header commits to the transactions.
     if header.tx_root != compute_tx_root(block.txs, state.network):
@@ -93,26 +107,43 @@ def validate_block(state: LedgerState, block: Block, *, now_ms: int | None) -> L
             draft.apply_tx(tx)
         except InvalidInput as error:
             raise InvalidBlock(f"transaction {position} does not apply: {error}") from error
-    draft.close()
+    draft.close(round_=header.round, reveal=header.reveal)
     after = draft.get_state()
     # R5, second half: and to the state that they lead to.
     if header.state_root != after.root:
         raise InvalidBlock("the state after the block is not that of the header's state_root")
-    return _seal(after, header)
+    if header.next_validators_hash != after.validators_hash:
+        raise InvalidBlock("other validators follow than those of next_validators_hash")
+    return _seal(state, after, header)
 
 
-def get_proposer(validators: Sequence[Member], height: int, round_: int) -> Member:
-    """R2: validators take turns by id, one step per height and per round."""
-    return validators[(height + round_) % len(validators)]
+def get_proposer(state: LedgerState, height: int, round_: int) -> Member:
+    """R2: validators take turns in the epoch's order, one step per height and per round."""
+    return state.proposers[(height + round_) % len(state.proposers)]
+
+
+def owes(state: LedgerState, proposer: bytes, round_: int) -> bool:
+    """R21: whether a block that `proposer` first proposes in a round carries a reveal."""
+    if round_ or state.params.seed_source != BEACON:
+        return False
+    fault_limit = compute_fault_limit(len(state.validators))
+    return owes_reveal(state.standings[proposer], state.standings.values(), fault_limit)
 
 
 def get_block_delay_ms(state: LedgerState) -> int | None:
     """How long after the last block an empty one is due; None while nothing waits for heights."""
     if not state.open_submissions:
         return None
-    if any(submission.phase == SEEDING for submission in state.open_submissions):
+    if any(_awaits_seed(submission, state.params) for submission in state.open_submissions):
         return state.params.min_block_ms
     return state.params.idle_block_ms
+
+
+def _awaits_seed(submission: Submission, params: Params) -> bool:
+    """Whether nothing but the next blocks can bring the election nearer."""
+    if params.seed_source == BEACON:
+        return not submission.seed and submission.phase in (ANCHORED, SEEDING)
+    return submission.phase == SEEDING
 
 
 def get_earliest_time_ms(state: LedgerState, *, empty: bool) -> int:
@@ -136,8 +167,23 @@ def _validate_place(state: LedgerState, header: Header) -> None:
         raise InvalidBlock("the header commits to other validators")
     if not 0 <= header.round <= MAX_UINT:
         raise InvalidBlock(f"round {header.round}")
-    if header.proposer != get_proposer(state.validators, header.height, header.round).id:
+    if header.proposer != get_proposer(state, header.height, header.round).id:
         raise InvalidBlock(f"it is not the turn of {header.proposer.hex()[:8]}")
+
+
+def _validate_beacon(state: LedgerState, header: Header) -> None:
+    """R21: the proposer says the one thing that fits its onion, and the mix takes it in."""
+    due = owes(state, header.proposer, header.round)
+    standing = state.standings[header.proposer]
+    if not due and header.reveal:
+        raise InvalidBlock("a reveal where none is owed")
+    if due and (
+        len(header.reveal) != 32
+        or compute_link(standing.id, standing.onion_left, header.reveal) != standing.onion
+    ):
+        raise InvalidBlock("the reveal is not the next layer of the proposer's onion")
+    if header.mix != compute_mix(state.mix, header.reveal, header.height):
+        raise InvalidBlock("the mix does not follow from the last one")
 
 
 def _validate_time(state: LedgerState, block: Block, *, now_ms: int | None) -> None:
@@ -159,9 +205,17 @@ def _validate_size(block: Block) -> None:
         raise InvalidBlock(f"{size_bytes} bytes of transactions, allowed are {MAX_BLOCK_BYTES}")
 
 
-def _seal(after: LedgerState, header: Header) -> LedgerState:
+def _seal(state: LedgerState, after: LedgerState, header: Header) -> LedgerState:
+    set_changes = state.set_changes
+    if header.validators_hash != header.next_validators_hash:
+        sets = [tuple(m.id for m in each.validators) for each in (state, after)]
+        set_changes = (*set_changes, SetChange(header.height, *sets))
+    epoch_over = (header.height + 1) % state.params.epoch_blocks == 0
     return replace(
         after,
+        mix=header.mix,
+        order_seed=header.mix if epoch_over else state.order_seed,
+        set_changes=set_changes,
         height=header.height,
         last_id=compute_block_id(header, after.network),
         last_time_ms=header.time_ms,

@@ -4,6 +4,8 @@ The state root is the RFC 6962 Merkle root over all entries, sorted by key.  An 
 key followed by the canonical bytes of its value:
 
     "member/" + member id          Member
+    "membership"                   Membership
+    "standing/" + member id        Standing
     "submission/" + submission id  Submission
     "verdict/" + submission id     Verdict
 
@@ -13,11 +15,13 @@ Hashes of leaves are kept, so that a block encodes only the entries it changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
+from milepost_consensus.beacon import compute_order
 from milepost_consensus.encoding import Wire, encode
+from milepost_consensus.governance import Membership
 from milepost_consensus.members import (
     Genesis,
     Member,
@@ -33,12 +37,24 @@ from milepost_consensus.merkle import (
     compute_root_of_hashes,
 )
 from milepost_consensus.params import Params
+from milepost_consensus.standings import Standing, make_standing
 from milepost_consensus.submissions import DECIDED, Submission
 from milepost_consensus.verdicts import Verdict
 
 MEMBER_PREFIX: Final = b"member/"
+MEMBERSHIP_KEY: Final = b"membership"
+STANDING_PREFIX: Final = b"standing/"
 SUBMISSION_PREFIX: Final = b"submission/"
 VERDICT_PREFIX: Final = b"verdict/"
+
+
+class SetChange(NamedTuple):
+    """A block signed by one set of validators, after which another one signs."""
+
+    height: int
+    before: tuple[bytes, ...]
+    after: tuple[bytes, ...]
+    """Ids in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +71,16 @@ class LedgerState:
     last_id: bytes
     """Id of the block at `height`; the network's identity at height 0."""
     last_time_ms: int
+    mix: bytes
+    """The beacon after the block at `height`; the network's identity at height 0."""
+    order_seed: bytes
+    """The mix that shuffles the proposers of the epoch."""
+    set_changes: tuple[SetChange, ...]
+    """All changes of the validators so far."""
     members: Mapping[bytes, Member]
+    """Those who agree on the next block; former members have no role."""
+    membership: Membership
+    standings: Mapping[bytes, Standing]
     submissions: Mapping[bytes, Submission]
     verdicts: Mapping[bytes, Verdict]
     leaf_hashes: Mapping[bytes, bytes]
@@ -69,6 +94,26 @@ class LedgerState:
     def validators(self) -> tuple[Member, ...]:
         """Members that finalise blocks, by id."""
         return get_validators(self.members.values())
+
+    @property
+    def last_validators(self) -> tuple[Member, ...]:
+        """Members that finalised the block at `height`."""
+        if not self.set_changes or self.set_changes[-1].height != self.height:
+            return self.validators
+        return tuple(self.members[member_id] for member_id in self.set_changes[-1].before)
+
+    @cached_property
+    def next_validators(self) -> tuple[Member, ...]:
+        """Members that finalise the block after the next."""
+        if self.membership.effective_height != self.height + 2:
+            return self.validators
+        changed = {member.id: member for member in self.membership.members}
+        return get_validators({**self.members, **changed}.values())
+
+    @cached_property
+    def proposers(self) -> tuple[Member, ...]:
+        """Validators in the order in which they take turns."""
+        return compute_order(self.order_seed, self.validators)
 
     @cached_property
     def verifiers(self) -> tuple[Member, ...]:
@@ -106,6 +151,11 @@ def get_member_key(member_id: bytes) -> bytes:
     return MEMBER_PREFIX + member_id
 
 
+def get_standing_key(member_id: bytes) -> bytes:
+    """The key of a member's standing."""
+    return STANDING_PREFIX + member_id
+
+
 def get_submission_key(submission_id: bytes) -> bytes:
     """The key of a submission's entry."""
     return SUBMISSION_PREFIX + submission_id
@@ -123,71 +173,61 @@ def encode_leaf(key: bytes, value: Wire) -> bytes:
 
 def make_initial_state(genesis: Genesis) -> LedgerState:
     """The state before the first block; raises InvalidInput for an unusable genesis."""
-    return make_state(
-        genesis,
-        height=0,
-        last_id=compute_network_id(genesis),
-        last_time_ms=genesis.time_ms,
-        submissions={},
-        verdicts={},
-    )
-
-
-def make_state(
-    genesis: Genesis,
-    *,
-    height: int,
-    last_id: bytes,
-    last_time_ms: int,
-    submissions: Mapping[bytes, Submission],
-    verdicts: Mapping[bytes, Verdict],
-) -> LedgerState:
-    """A state from its parts, as a store rebuilds it; the caller compares its root."""
     validate_genesis(genesis)
+    network = compute_network_id(genesis)
     empty = LedgerState(
-        network=compute_network_id(genesis),
+        network=network,
         genesis=genesis,
-        height=height,
-        last_id=last_id,
-        last_time_ms=last_time_ms,
-        members={member.id: member for member in genesis.members},
+        height=0,
+        last_id=network,
+        last_time_ms=genesis.time_ms,
+        mix=network,
+        order_seed=network,
+        set_changes=(),
+        members={},
+        membership=Membership(),
+        standings={},
         submissions={},
         verdicts={},
-        leaf_hashes={
-            get_member_key(member.id): compute_leaf_hash(
-                encode_leaf(get_member_key(member.id), member)
-            )
-            for member in genesis.members
-        },
+        leaf_hashes={},
     )
-    return apply_entries(empty, submissions=submissions, verdicts=verdicts)
+    return apply_entries(
+        empty,
+        members={member.id: member for member in genesis.members},
+        membership=Membership(),
+        standings={member.id: make_standing(member, 0) for member in genesis.members},
+    )
 
 
 def apply_entries(
     state: LedgerState,
     *,
-    submissions: Mapping[bytes, Submission],
-    verdicts: Mapping[bytes, Verdict],
+    members: Mapping[bytes, Member] | None = None,
+    membership: Membership | None = None,
+    standings: Mapping[bytes, Standing] | None = None,
+    submissions: Mapping[bytes, Submission] | None = None,
+    verdicts: Mapping[bytes, Verdict] | None = None,
 ) -> LedgerState:
-    """The state with these entries written; height, last_id and time stay."""
-    if not submissions and not verdicts:
+    """The state with these entries written; what belongs to the last block stays."""
+    changed = {
+        **({} if membership is None else {MEMBERSHIP_KEY: membership}),
+        **{get_member_key(key): value for key, value in (members or {}).items()},
+        **{get_standing_key(key): value for key, value in (standings or {}).items()},
+        **{get_submission_key(key): value for key, value in (submissions or {}).items()},
+        **{get_verdict_key(key): value for key, value in (verdicts or {}).items()},
+    }
+    if not changed:
         return state
     leaf_hashes = dict(state.leaf_hashes)
-    entries: list[tuple[bytes, Wire]] = [
-        *((get_submission_key(key), value) for key, value in submissions.items()),
-        *((get_verdict_key(key), value) for key, value in verdicts.items()),
-    ]
-    for key, value in entries:
+    for key, value in changed.items():
         leaf_hashes[key] = compute_leaf_hash(encode_leaf(key, value))
-    return LedgerState(
-        network=state.network,
-        genesis=state.genesis,
-        height=state.height,
-        last_id=state.last_id,
-        last_time_ms=state.last_time_ms,
-        members=state.members,
-        submissions={**state.submissions, **submissions},
-        verdicts={**state.verdicts, **verdicts},
+    return replace(
+        state,
+        members={**state.members, **members} if members else state.members,
+        membership=state.membership if membership is None else membership,
+        standings={**state.standings, **standings} if standings else state.standings,
+        submissions={**state.submissions, **submissions} if submissions else state.submissions,
+        verdicts={**state.verdicts, **verdicts} if verdicts else state.verdicts,
         leaf_hashes=leaf_hashes,
     )
 
@@ -199,8 +239,11 @@ def compute_state_root(state: LedgerState) -> bytes:
 
 def get_entry(state: LedgerState, key: bytes) -> Wire:
     """The value under a key; raises KeyError where there is none."""
+    if key == MEMBERSHIP_KEY:
+        return state.membership
     for prefix, entries in (
         (MEMBER_PREFIX, state.members),
+        (STANDING_PREFIX, state.standings),
         (SUBMISSION_PREFIX, state.submissions),
         (VERDICT_PREFIX, state.verdicts),
     ):

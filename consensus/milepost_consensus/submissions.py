@@ -8,7 +8,7 @@ whoever retrains can point at the first step that does not follow.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final
 
 from milepost_consensus.crypto import Signer, compute_digest, verify_signature
 from milepost_consensus.encoding import (
@@ -21,6 +21,7 @@ from milepost_consensus.encoding import (
     validate_uint,
 )
 from milepost_consensus.errors import InvalidTransaction
+from milepost_consensus.members import Member
 from milepost_consensus.params import (
     MAX_INTERVALS,
     MAX_PATH,
@@ -35,6 +36,9 @@ HOLD: Final = "hold"
 ATTEST: Final = "attest"
 WITNESS: Final = "witness"
 PANEL_VOTE: Final = "panel-vote"
+EVIDENCE: Final = "evidence"
+MEMBER_UPDATE: Final = "member-update"
+ONION_REFRESH: Final = "onion-refresh"
 
 EXACT: Final = "exact"
 ROUNDED: Final = "rounded"
@@ -127,15 +131,53 @@ class PanelVote(Wire, frozen=True):
     recomputed: bytes
 
 
-Payload = Submit | Hold | Attest | Witness | PanelVote
-PAYLOADS: Final[
-    dict[str, type[Submit] | type[Hold] | type[Attest] | type[Witness] | type[PanelVote]]
-] = {
+class Evidence(Wire, frozen=True):
+    """Two messages of one validator, of which an honest one signs at most one.
+
+    `kind` is "vote" or "proposal"; the messages are canonical bytes of votes or of signed claims.
+    """
+
+    kind: str
+    first: bytes
+    second: bytes
+
+
+class Approval(Wire, frozen=True):
+    """A validator's signature over a MemberUpdate without its approvals."""
+
+    sender: bytes
+    signature: bytes
+
+
+class MemberUpdate(Wire, frozen=True):
+    """Members that join, change or (with no role) leave, approved by the validators."""
+
+    members: tuple[Member, ...]
+    effective_height: Uint
+    """The first height that is agreed on under the new membership."""
+    approvals: tuple[Approval, ...] = ()
+
+
+class OnionRefresh(Wire, frozen=True):
+    """A new onion in the place of the sender's used one."""
+
+    onion: bytes
+    onion_left: Uint
+
+
+Answer = Hold | Attest | Witness | PanelVote
+"""What is said about a submission on the chain."""
+Governance = Evidence | MemberUpdate | OnionRefresh
+Payload = Submit | Answer | Governance
+PAYLOADS: Final[dict[str, type[Payload]]] = {
     SUBMIT: Submit,
     HOLD: Hold,
     ATTEST: Attest,
     WITNESS: Witness,
     PANEL_VOTE: PanelVote,
+    EVIDENCE: Evidence,
+    MEMBER_UPDATE: MemberUpdate,
+    ONION_REFRESH: OnionRefresh,
 }
 _KINDS: Final = {payload: kind for kind, payload in PAYLOADS.items()}
 
@@ -173,9 +215,6 @@ def verify_tx(tx: Tx, network: bytes) -> None:
     """Raises InvalidSignature unless the sender signed the transaction for this network."""
     body = encode(Tx(tx.kind, tx.sender, tx.valid_until, tx.payload))
     verify_signature(tx.sender, tx.signature, kind="tx", body=body, network=network)
-
-
-P = TypeVar("P", Submit, Hold, Attest, Witness, PanelVote)
 
 
 def decode_payload(tx: Tx) -> Payload:
@@ -301,7 +340,7 @@ def validate_witness(witness: Witness) -> None:
 ANCHORED: Final = "anchored"
 """Waiting until 2f+1 validators hold the record."""
 SEEDING: Final = "seeding"
-"""Held; the election takes its seed from the block that made it so, known one height later."""
+"""Held; the election follows at the start of the block after the one that gave its seed."""
 RETRACING: Final = "retracing"
 """Duties are assigned and answers come in."""
 WITNESSING: Final = "witnessing"
@@ -369,8 +408,10 @@ class Submission(Wire, frozen=True):
     """Last height of the current phase."""
     holders: tuple[bytes, ...] = ()
     held_height: Uint = 0
-    """The height whose block id seeds the election."""
+    """The height at which enough validators held the record; without a beacon its block id seeds
+    the election."""
     seed: bytes = b""
+    """Of the election, fixed by the beacon whether or not the record is held by then."""
     flagged: tuple[Uint, ...] = ()
     quorum: tuple[bytes, ...] = ()
     standbys: tuple[bytes, ...] = ()

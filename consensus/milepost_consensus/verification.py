@@ -5,7 +5,8 @@ Every function is pure and total: it takes a Submission and returns the next one
 
     ANCHORED   -- enough validators hold the record ---> SEEDING
                -- deadline ----------------------------> UNDECIDED
-    SEEDING    -- the next height elects and deals ----> RETRACING
+    SEEDING    -- seed known, next height elects ------> RETRACING
+               -- deadline ----------------------------> UNDECIDED
     RETRACING  -- no duty is open ---------------------> WITNESSING (rule majority: verdict)
                -- deadline, open duties are missed ----> RETRACING with replacements, or as above
     WITNESSING -- deadline ----------------------------> PANEL
@@ -29,7 +30,7 @@ from milepost_consensus.duties import (
     get_lacking,
     mark_missed,
 )
-from milepost_consensus.election import compute_seed, elect
+from milepost_consensus.election import elect
 from milepost_consensus.flagging import compute_flags
 from milepost_consensus.majority import decide_by_majority
 from milepost_consensus.outcomes import (
@@ -37,6 +38,7 @@ from milepost_consensus.outcomes import (
     decide_no_verifier,
     decide_not_held,
     decide_uncovered,
+    decide_unseeded,
     decide_unsettled,
     decide_valid,
     get_truth,
@@ -58,14 +60,11 @@ from milepost_consensus.submissions import (
 from milepost_consensus.verdicts import Verdict
 
 
-def apply_seed(submission: Submission, terms: Terms, *, prev_id: bytes, height: int) -> Submission:
-    """R14: at the start of the block after the record is held, elect and deal duties.
-
-    `prev_id` is the id of the block at which enough validators held the record.
-    """
+def apply_seed(submission: Submission, terms: Terms, *, seed: bytes, height: int) -> Submission:
+    """R14: at the start of the first block that finds the record held and the seed known, elect
+    and deal duties."""
     assert submission.phase == SEEDING, submission.phase
     submit, params = submission.submit, terms.params
-    seed = compute_seed(prev_id, submission.id)
     flagged = compute_flags(submit.change_scores, submit.rate_sums, params.flag_rule)
     election = elect(
         seed=seed,
@@ -136,7 +135,8 @@ def _settle(accusation: Accusation, terms: Terms) -> Accusation:
 def _leave_anchored(submission: Submission, terms: Terms, height: int) -> Following:
     """R13: the election waits for enough holders, not for ever."""
     if len(submission.holders) >= terms.hold_quorum:
-        held = replace(submission, phase=SEEDING, held_height=height, deadline=height + 1)
+        deadline = height + terms.params.hold_window
+        held = replace(submission, phase=SEEDING, held_height=height, deadline=deadline)
         return held, None
     if height >= submission.deadline:
         return submission, decide_not_held(submission, terms, height=height)
@@ -188,14 +188,21 @@ def _leave_panel(submission: Submission, terms: Terms, height: int) -> Following
     return submission, decide_uncovered(submission, min(lacking), terms, height=height)
 
 
+def _leave_seeding(submission: Submission, terms: Terms, height: int) -> Following:
+    """R13: the election waits for the beacon, not for ever."""
+    if submission.seed or height < submission.deadline:
+        return submission, None
+    return submission, decide_unseeded(submission, terms, height=height)
+
+
 def _stay(submission: Submission, terms: Terms, height: int) -> Following:
-    """SEEDING ends at the start of the next block, DECIDED never."""
+    """A verdict is for ever."""
     return submission, None
 
 
 _LEAVE = {
     ANCHORED: _leave_anchored,
-    SEEDING: _stay,
+    SEEDING: _leave_seeding,
     RETRACING: _leave_retracing,
     WITNESSING: _leave_witnessing,
     PANEL: _leave_panel,

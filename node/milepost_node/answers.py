@@ -1,4 +1,4 @@
-"""What this node has to say about submissions, signed and repeated until the ledger has it.
+"""What this node has to say to the ledger, signed and repeated until it is there.
 
 An answer is a payload under the key of the task it came from.  It is signed when it is put in,
 signed anew when its transaction expired, and forgotten as soon as the rules refuse it: then either
@@ -15,11 +15,9 @@ from milepost_consensus.crypto import Signer
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
-    Attest,
-    Hold,
-    PanelVote,
+    Answer,
+    Governance,
     Tx,
-    Witness,
     compute_tx_id,
     make_tx,
 )
@@ -33,9 +31,10 @@ VALID_FOR: Final = 200
 REPEAT_SECONDS: Final = 2.0
 """An answer that no block carries is sent again this often."""
 
-Payload = Hold | Attest | Witness | PanelVote
+Payload = Answer | Governance
 Key = tuple[str, bytes, int, int]
-"""Kind of task, submission, interval, step (0 where they do not apply)."""
+"""Kind of task, what it is about, and two numbers, such as interval and step, that tell tasks of
+one kind apart (0 where they do not apply)."""
 
 
 class _Sent(NamedTuple):
@@ -66,6 +65,9 @@ class Answers:
 
     def __len__(self) -> int:
         return len(self._unsettled)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._unsettled
 
     def put(self, key: Key, payload: Payload) -> None:
         """Say it, and keep saying it until it is settled."""

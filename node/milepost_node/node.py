@@ -11,6 +11,7 @@ from typing import IO, Final
 
 import httpx
 
+from milepost_consensus.beacon import Onion
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import Member, compute_network_id, compute_quorum
@@ -20,6 +21,7 @@ from milepost_node.behaviours import BEHAVIOURS
 from milepost_node.blobs import BlobStore
 from milepost_node.chain import replay_chain
 from milepost_node.channel import Channel, Poster
+from milepost_node.chores import Chores
 from milepost_node.clock import read_monotonic, read_wall_ms
 from milepost_node.errors import SettingsError, StoreError
 from milepost_node.mempool import Mempool
@@ -73,6 +75,7 @@ class Node:
             limit_seconds=limits.retrace_seconds,
             threads=settings.threads,
         )
+        self._onion = Onion(settings.signer.derive, settings.signer.public)
         self._tasks: list[asyncio.Task[None]] = []
         self._running: asyncio.Task[None] | None = None
         self.store = Store(home / "chain.db", self.network)
@@ -96,7 +99,8 @@ class Node:
             mempool=self.mempool,
             network=self.peers,
             on_behind=lambda sender: self.sync.request(sender),
-            on_decided=lambda block, state: self.verifier.on_decided(),
+            on_decided=lambda block, state: self._on_decided(),
+            on_equivocation=lambda first, second: self.chores.on_equivocation(first, second),
         )
         self.sync = Sync(
             self.peers,
@@ -112,16 +116,23 @@ class Node:
             retracer=self._retracer,
             limit=limits.admissions,
         )
+        answers = Answers(
+            settings.signer,
+            get_state=lambda: self.runtime.state,
+            send=self.admission.send,
+            mempool=self.mempool,
+        )
+        self.chores = Chores(
+            settings.signer.public,
+            self._onion,
+            get_state=lambda: self.runtime.state,
+            answers=answers,
+        )
         self.verifier = Verifier(
             settings.signer.public,
             behaviour=BEHAVIOURS[settings.malicious],
             get_state=lambda: self.runtime.state,
-            answers=Answers(
-                settings.signer,
-                get_state=lambda: self.runtime.state,
-                send=self.admission.send,
-                mempool=self.mempool,
-            ),
+            answers=answers,
             blobs=self.blobs,
             records=self.records,
             retracer=self._retracer,
@@ -129,10 +140,14 @@ class Node:
 
     def _open_machine(self) -> Machine:
         chain = replay_chain(self.store, self.settings.genesis)
+        standing = chain.state.standings.get(self._member.id)
+        if standing is not None and standing.onion_left:
+            self._onion.get_head(standing.generation)  # made now, not in the middle of a round
         try:
             return Machine(
                 chain.state,
                 self.settings.signer,
+                self._onion,
                 journal=self.store.get_journal(),
                 last_certificate=chain.certificate,
             )
@@ -140,6 +155,10 @@ class Node:
             raise StoreError(
                 f"the journal in chain.db is damaged: {error}. {REMEDY}", slug="store-corrupt"
             ) from error
+
+    def _on_decided(self) -> None:
+        self.chores.on_decided()
+        self.verifier.on_decided()
 
     def start(self) -> None:
         """Take part.  The HTTP server is started by the caller, before or after."""

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from milepost_consensus.blocks import Block, Certificate
-from milepost_consensus.light import dump_proof, make_bundle
+from milepost_consensus.light import Handover, dump_proof, make_bundle
 from milepost_consensus.state import LedgerState
+
+ReadBlock = Callable[[int], tuple[Block, Certificate]]
+"""The final block at a height."""
 
 
 def build_proofs(
-    before: LedgerState, after: LedgerState, block: Block, certificate: Certificate
+    before: LedgerState,
+    after: LedgerState,
+    block: Block,
+    certificate: Certificate,
+    read_block: ReadBlock,
 ) -> dict[bytes, bytes]:
     """The proof file, as JSON bytes, of every submission that `block` decided."""
+    decided = after.verdicts.keys() - before.verdicts.keys()
+    handovers = _build_handovers(before, read_block) if decided else []
     return {
         submission_id: msgspec.json.encode(
-            dump_proof(make_bundle(after, block.header, certificate, submission_id))
+            dump_proof(
+                make_bundle(after, block.header, certificate, submission_id, handovers=handovers)
+            )
         )
-        for submission_id in after.verdicts.keys() - before.verdicts.keys()
+        for submission_id in decided
     }
+
+
+def _build_handovers(state: LedgerState, read_block: ReadBlock) -> list[Handover]:
+    handovers: list[Handover] = []
+    for change in state.set_changes:
+        block, certificate = read_block(change.height)
+        handovers.append(Handover(block.header, certificate, change.before, change.after))
+    return handovers

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from milepost_consensus.blocks import Block
+from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import (
     Behind,
@@ -60,7 +60,7 @@ class Runtime:
     """Runs one machine against one store.
 
     `on_decided` is called after each decision is on disk, `on_behind` when the machine saw a
-    validator that is ahead.
+    validator that is ahead, `on_equivocation` when it saw one contradict itself.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Runtime:
         network: Network,
         on_behind: Callable[[bytes], None],
         on_decided: Listener,
+        on_equivocation: Callable[[Message, Message], None],
     ) -> None:
         self.state: LedgerState = machine.state
         self.counts: Counter[str] = Counter()
@@ -82,6 +83,7 @@ class Runtime:
         self._network = network
         self._on_behind = on_behind
         self._on_decided = on_decided
+        self._on_equivocation = on_equivocation
         self._events: asyncio.Queue[tuple[Event | None, asyncio.Future[None] | None]] = (
             asyncio.Queue()
         )
@@ -167,12 +169,17 @@ class Runtime:
         """Commit all that is to be persisted in one transaction; proofs go with their verdict."""
         journal: bytes | None = None
         decisions: list[Decision] = []
+        decided: dict[int, tuple[Block, Certificate]] = {}
         before = self.state
         for effect in effects:
             if isinstance(effect, PersistJournal):
                 journal = effect.data
             elif isinstance(effect, PersistDecision):
-                proofs = build_proofs(before, effect.state, effect.block, effect.certificate)
+                decided[effect.state.height] = effect.block, effect.certificate
+                proofs = build_proofs(
+                    *(before, effect.state, effect.block, effect.certificate),
+                    lambda height: decided.get(height) or self._store.read_block(height),
+                )
                 decisions.append(Decision(effect.block, effect.certificate, proofs))
                 before = effect.state
         if journal is not None or decisions:
@@ -194,12 +201,13 @@ class Runtime:
                 return ProposalInput(height, round_, self._mempool.take(), read_wall_ms())
             case Behind(_, sender):
                 self._on_behind(sender)
-            case Equivocation(first, _):
+            case Equivocation(first, second):
                 self.counts["equivocation"] += 1
                 logger.error(
                     "a validator signed two contradicting messages",
                     extra={"validator": first.sender, "height": first.height},
                 )
+                self._on_equivocation(first, second)
             case PersistJournal():
                 pass
         return None

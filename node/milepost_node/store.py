@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
-from milepost_consensus.encoding import encode
+from milepost_consensus.encoding import decode, encode
 from milepost_node.errors import StoreError
 
 LAYOUT: Final = b"1"
@@ -119,6 +119,12 @@ class Store:
     def get_block(self, height: int) -> StoredBlock | None:
         """The decided block at a height."""
         return next(self._rows("WHERE height = ?", (height,)), None)
+
+    def read_block(self, height: int) -> tuple[Block, Certificate]:
+        """A block that was decided, decoded."""
+        stored = self.get_block(height)
+        assert stored is not None, f"block {height} was decided"
+        return decode(Block, stored.block), decode(Certificate, stored.certificate)
 
     def get_blocks_from(self, height: int, *, limit: int, limit_bytes: int) -> list[StoredBlock]:
         """Consecutive blocks from `height` on: at most `limit`, and after the first not more than

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from milepost_consensus.crypto import verify_signature
 from milepost_consensus.errors import InvalidInput
@@ -14,6 +15,7 @@ from milepost_consensus.events import (
     Equivocation,
     GossipDue,
     PersistDecision,
+    ReceivedProposal,
     ReceivedVote,
     Start,
     TimerKind,
@@ -194,12 +196,30 @@ def test_the_start_of_the_next_height_is_kept(desk: Desk) -> None:
     assert desk.said(desk.hear(vote)) == [(PRECOMMIT, 0, second_id)]
 
 
-def test_early_words_end_with_the_validator_set_that_they_were_checked_against() -> None:
-    for other, kept in ((FOUR, 1), (Validators(5), 0)):
+def test_early_words_end_with_their_height() -> None:
+    first = FOUR.make_block()[1]
+    second = FOUR.make_block(state=first)[1]
+    for state, kept in ((first, 1), (second, 0)):
         inbox = Inbox(FOUR.state, ())
         inbox.receive(ReceivedVote(FOUR.make_vote(1, PREVOTE, NIL, height=2)), round_=0)
-        inbox.open(other.make_block()[1], ())
+        inbox.open(state, ())
         assert inbox.tally.count(0, PREVOTE) == kept
+
+
+def test_an_early_proposal_counts_only_if_it_is_its_senders_turn() -> None:
+    """Whose turn it is in the first height of an epoch is known when the one before is final."""
+    after = FOUR.make_block()[1]
+    block, _ = FOUR.make_block(state=after)
+    turn = FOUR.get_turn(2, 0)
+    wrong = replace(block, header=replace(block.header, proposer=FOUR.signers[turn - 1].public))
+    for proposal, counts in (
+        (FOUR.make_proposal(block), True),
+        (FOUR.make_proposal(wrong, sender=turn - 1), False),
+    ):
+        inbox = Inbox(FOUR.state, ())
+        assert inbox.receive(ReceivedProposal(proposal, NOW_MS), round_=0)
+        inbox.open(after, ())
+        assert bool(inbox.tally.proposals) == counts
 
 
 def test_only_the_start_of_the_next_height_is_kept(desk: Desk) -> None:

@@ -22,7 +22,7 @@ from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import compute_quorum
 from milepost_consensus.params import Params
 from milepost_consensus.rules import build_block, check_tx, get_proposer, validate_block
-from milepost_consensus.state import LedgerState, make_state
+from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     ANCHORED,
     DECIDED,
@@ -39,7 +39,7 @@ from milepost_consensus.submissions import (
 )
 from milepost_consensus.verdicts import Verdict
 from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
-from tests.support.ledger import Ledger, Record, make_genesis, make_hash, make_record
+from tests.support.ledger import Ledger, Record, make_genesis, make_hash, make_record, rebuild
 
 T = TypeVar("T")
 WINDOWS = {"hold_window": 4, "attest_window": 3, "witness_window": 1, "panel_window": 3}
@@ -136,26 +136,17 @@ class World:
             # Anything but InvalidInput fails the test.
             with suppress(InvalidInput):
                 check_tx(state, tx)
-        proposer = get_proposer(state.validators, state.height + 1, 0).id
-        block, built = build_block(state, round=0, proposer=proposer, txs=txs, time_ms=0)
-        other = validate_block(restart(state), decode(type(block), encode(block)), now_ms=None)
+        proposer = get_proposer(state, state.height + 1, 0).id
+        reveal = self.ledger.get_reveal(proposer)
+        block, built = build_block(
+            state, round=0, proposer=proposer, txs=txs, time_ms=0, reveal=reveal
+        )
+        other = validate_block(rebuild(state), decode(type(block), encode(block)), now_ms=None)
         assert (other.root, other.last_id) == (built.root, built.last_id)
         assert len({encode(tx) for tx in block.txs}) == len(block.txs)
         check_laws(state, other)
         self.ledger.state = other
         self.ledger.blocks.append(block)
-
-
-def restart(state: LedgerState) -> LedgerState:
-    """The state as a node reads it back from its store."""
-    return make_state(
-        state.genesis,
-        height=state.height,
-        last_id=state.last_id,
-        last_time_ms=state.last_time_ms,
-        submissions={k: decode(Submission, encode(v)) for k, v in state.submissions.items()},
-        verdicts={k: decode(Verdict, encode(v)) for k, v in state.verdicts.items()},
-    )
 
 
 def check_laws(before: LedgerState, after: LedgerState) -> None:

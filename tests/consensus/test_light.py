@@ -220,7 +220,7 @@ def test_the_path_of_another_submission_does_not_fit() -> None:
         {"verdict_index": second.verdict_index},
         {"submission_path": second.submission_path},
         {"submission_index": second.submission_index},
-        {"entries": first.entries + 1},
+        {"entries": 4 * first.entries},
         {"entries": 0},
         {"verdict_path": first.verdict_path[:-1]},
         {"verdict_path": ()},

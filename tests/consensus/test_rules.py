@@ -55,8 +55,15 @@ def make_block(
     ledger: Ledger, txs: Sequence[Tx] = (), *, round_: int = 0, time_ms: int = 0
 ) -> tuple[Block, object]:
     state = ledger.state
-    proposer = get_proposer(state.validators, state.height + 1, round_).id
-    return build_block(state, round=round_, proposer=proposer, txs=txs, time_ms=time_ms)
+    proposer = get_proposer(state, state.height + 1, round_).id
+    return build_block(
+        state,
+        round=round_,
+        proposer=proposer,
+        txs=txs,
+        time_ms=time_ms,
+        reveal=ledger.get_reveal(proposer, round_),
+    )
 
 
 def start(**params: object) -> tuple[Ledger, bytes]:
@@ -188,7 +195,7 @@ def test_late_holders_are_noted_while_others_retrace() -> None:
     ledger = Ledger(make_genesis())
     submission = ledger.submit(RECORD)
     ledger.hold(submission, 5)
-    ledger.apply()
+    ledger.run_until(submission, "retracing")
     late = ledger.state.validators[6].id
     ledger.apply([ledger.sign(Hold(submission), late)])
     assert ledger.get(submission).holders[-1] == late
@@ -255,7 +262,7 @@ def test_witnesses_are_heard_only_while_retracing_and_witnessing() -> None:
     witness = RECORD.make_witness(submission, 9, recomputed=make_hash("x"))
     refuse(ledger, ledger.sign(witness, "node-1"), "closed", "anchored")
     ledger.hold(submission)
-    ledger.apply()
+    ledger.run_until(submission, "retracing")
     ledger.apply([ledger.sign(witness, "node-1")])
     ledger.attest_open(submission)
     ledger.run_until(submission, "panel")
@@ -319,11 +326,11 @@ def test_a_built_block_validates_to_the_same_state_in_every_round() -> None:
 
 
 def test_proposers_take_turns_by_height_and_round() -> None:
-    validators = Ledger(make_genesis(4)).state.validators
+    state = Ledger(make_genesis(4)).state
     for height in range(1, 9):
-        turns = [get_proposer(validators, height, round_).id for round_ in range(4)]
-        assert sorted(turns) == [v.id for v in validators]
-        assert get_proposer(validators, height + 1, 0).id == turns[1]
+        turns = [get_proposer(state, height, round_).id for round_ in range(4)]
+        assert sorted(turns) == [v.id for v in state.validators]
+        assert get_proposer(state, height + 1, 0).id == turns[1]
 
 
 @pytest.mark.parametrize(
@@ -336,6 +343,10 @@ def test_proposers_take_turns_by_height_and_round() -> None:
         ("round", "turn", lambda h: 1),
         ("round", "round", lambda h: -1),
         ("proposer", "turn", lambda h: make_hash("x")),
+        ("reveal", "layer", lambda h: make_hash("x")),
+        ("reveal", "layer", lambda h: b""),
+        ("mix", "mix", lambda h: make_hash("x")),
+        ("next_validators_hash", "follow", lambda h: make_hash("x")),
         ("time_ms", "earliest", lambda h: h.time_ms - 1),
         ("time_ms", "earliest", lambda h: 2**63),
         ("tx_root", "tx_root", lambda h: make_hash("x")),
@@ -383,12 +394,14 @@ def test_empty_blocks_are_due_only_while_a_window_is_open() -> None:
     ledger = Ledger(make_genesis(params=Params(min_block_ms=100, idle_block_ms=1_000)))
     assert get_block_delay_ms(ledger.state) is None
     submission = ledger.submit(RECORD)
-    assert get_block_delay_ms(ledger.state) == 1_000
+    assert get_block_delay_ms(ledger.state) == 100  # the beacon is waited for
     ledger.hold(submission)
     assert ledger.get(submission).phase == "seeding"
     assert get_block_delay_ms(ledger.state) == 100
     ledger.apply()
     assert ledger.blocks[-1].header.time_ms - ledger.blocks[-2].header.time_ms == 100
+    ledger.run_until(submission, "retracing")
+    assert get_block_delay_ms(ledger.state) == 1_000
     ledger.attest_open(submission)
     ledger.run_until(submission, "decided")
     assert get_block_delay_ms(ledger.state) is None

@@ -18,12 +18,12 @@ from milepost_consensus.state import (
     get_entry,
     get_entry_path,
     get_member_key,
+    get_standing_key,
     get_submission_key,
     get_verdict_key,
     make_initial_state,
-    make_state,
 )
-from tests.support.ledger import Ledger, make_genesis, make_record
+from tests.support.ledger import Ledger, make_genesis, make_record, rebuild
 
 
 def make_busy_ledger() -> tuple[Ledger, bytes]:
@@ -39,7 +39,9 @@ def make_busy_ledger() -> tuple[Ledger, bytes]:
 def compute_plain_root(state: LedgerState) -> bytes:
     """The root as the module's docstring says, without any cache."""
     keys = [
+        b"membership",
         *(b"member/" + each for each in state.members),
+        *(b"standing/" + each for each in state.standings),
         *(b"submission/" + each for each in state.submissions),
         *(b"verdict/" + each for each in state.verdicts),
     ]
@@ -78,14 +80,7 @@ def test_the_root_is_the_documented_merkle_root_at_every_height() -> None:
 def test_a_rebuilt_state_is_the_same_state() -> None:
     ledger, _ = make_busy_ledger()
     state = ledger.state
-    rebuilt = make_state(
-        state.genesis,
-        height=state.height,
-        last_id=state.last_id,
-        last_time_ms=state.last_time_ms,
-        submissions=dict(reversed(list(state.submissions.items()))),
-        verdicts=state.verdicts,
-    )
+    rebuilt = rebuild(state)
     assert rebuilt.root == state.root
     assert rebuilt.open_submissions == state.open_submissions
 
@@ -93,7 +88,7 @@ def test_a_rebuilt_state_is_the_same_state() -> None:
 def test_every_entry_has_a_path_to_the_root() -> None:
     ledger, decided = make_busy_ledger()
     state = ledger.state
-    assert len(state.sorted_keys) == 8 + 2 + 1
+    assert len(state.sorted_keys) == 8 + 1 + 8 + 2 + 1
     for key in state.sorted_keys:
         leaf, index, count, path = get_entry_path(state, key)
         assert leaf == encode_leaf(key, get_entry(state, key))
@@ -117,30 +112,25 @@ def test_writing_entries_leaves_the_old_state_alone() -> None:
     ledger, decided = make_busy_ledger()
     before = ledger.state
     root, verdict = before.root, before.verdicts[decided]
-    after = apply_entries(
-        before, submissions={}, verdicts={decided: replace(verdict, reason="other")}
-    )
+    after = apply_entries(before, verdicts={decided: replace(verdict, reason="other")})
     assert before.verdicts[decided] == verdict
     assert compute_plain_root(before) == root
     assert after.root == compute_plain_root(after) != root
-    assert apply_entries(before, submissions={}, verdicts={}) is before
+    assert apply_entries(before) is before
 
 
 def test_changed_entries_are_what_a_store_must_write() -> None:
     ledger, decided = make_busy_ledger()
     before = ledger.state
     third = ledger.submit(make_record("third"))
-    assert set(get_changed_entries(before, ledger.state)) == {get_submission_key(third)}
-    ledger.hold(third)
-    changed = get_changed_entries(before, ledger.state)
-    assert changed == {get_submission_key(third): ledger.get(third)}
-    anchored = ledger.state
-    ledger.apply()
-    assert ledger.get(third).phase == "retracing"
-    assert set(get_changed_entries(anchored, ledger.state)) == {get_submission_key(third)}
+    proposer = ledger.blocks[-1].header.proposer
+    assert get_changed_entries(before, ledger.state) == {
+        get_submission_key(third): ledger.get(third),
+        get_standing_key(proposer): ledger.state.standings[proposer],
+    }
     everything = get_changed_entries(make_initial_state(before.genesis), before)
     assert get_verdict_key(decided) in everything
-    assert len(everything) == 3
+    assert {key.split(b"/")[0] for key in everything} == {b"submission", b"verdict", b"standing"}
 
 
 def test_open_submissions_are_ordered_by_age() -> None:

@@ -175,7 +175,8 @@ def test_state_and_step_digests_are_the_documented_concatenations() -> None:
 
 
 def test_payload_types_are_told_apart_by_kind_only_once() -> None:
-    assert set(PAYLOADS) == {"submit", "hold", "attest", "witness", "panel-vote"}
+    answers = {"hold", "attest", "witness", "panel-vote"}
+    assert set(PAYLOADS) == {"submit", "evidence", "member-update", "onion-refresh"} | answers
     assert len(set(PAYLOADS.values())) == len(PAYLOADS)
     assert PAYLOADS["submit"] is Submit
     assert PAYLOADS["witness"] is Witness

@@ -68,6 +68,20 @@ def test_words_draws_and_shuffle_follow_the_specification() -> None:
     assert Sampler(seed, "shuffle").shuffle(list(range(20))) == vectors["shuffle"]
 
 
+def test_onions_mixes_and_turns_follow_the_rules() -> None:
+    """docs/spec/rules.md R2 and R21."""
+    vector = load("election.json")["beacon"]
+    owner, mix = bytes.fromhex(vector["owner"]), bytes.fromhex(vector["mix"])
+    chain = [bytes.fromhex(link) for link in vector["chain"]]
+    for left in range(1, len(chain)):
+        body = owner + left.to_bytes(8, "big") + chain[left - 1]
+        assert hashlib.sha256(b"milepost/v1/onion\x00" + body).digest() == chain[left]
+    for name, added in (("with_reveal", chain[2]), ("without", b"skip" + (7).to_bytes(8, "big"))):
+        result = hashlib.sha256(b"milepost/v1/mix\x00" + mix + added).hexdigest()
+        assert result == vector[name]
+    assert Sampler(mix, "proposers").shuffle(list(range(7))) == vector["order"]
+
+
 def _elect(vector: dict[str, Any]) -> tuple[list[str], list[str], list[tuple[int, str]]]:
     """docs/spec/election.md sections 4 and 5, who gets what."""
     seed, params, flagged = bytes.fromhex(vector["seed"]), vector["params"], vector["flagged"]

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus.draft import get_terms
+from milepost_consensus.election import compute_seed
 from milepost_consensus.params import Params
 from milepost_consensus.submissions import Hold, Witness
 from milepost_consensus.verdicts import Verdict
@@ -78,7 +79,7 @@ def test_when_all_agree_the_model_is_valid_and_fully_retraced() -> None:
     assert (verdict.refuted, verdict.overruled) == ((), ())
     assert [r.assigned for r in verdict.retraced] == [1, 1, 1, 1, 5, 5, 1, 1, 1, 1, 1, 1]
     assert all(r.assigned == r.agreed for r in verdict.retraced)
-    assert (verdict.anchored_height, verdict.height) == (1, 6)
+    assert (verdict.anchored_height, verdict.height) == (1, 8)
 
 
 def test_the_timeline_follows_the_windows() -> None:
@@ -149,6 +150,8 @@ def test_the_worked_example_of_the_rules() -> None:
     ledger.apply([ledger.sign(Hold(submission), fifth)])
     assert (ledger.get(submission).phase, ledger.get(submission).held_height) == ("seeding", 3)
     ledger.apply()
+    assert ledger.get(submission).seed == compute_seed(ledger.state.mix, submission)
+    ledger.apply()
     assert ledger.get(submission).flagged == (4, 5)
     assert len(ledger.get(submission).duties) == 20
     accuser = get_assignees(ledger, submission, 5)[-1]
@@ -157,12 +160,12 @@ def test_the_worked_example_of_the_rules() -> None:
     own = [d for d in ledger.get(submission).duties if d.verifier == accuser and d.interval != 5]
     witness = record.make_witness(submission, 21, recomputed=TRUTH)
     ledger.apply([*(ledger.attest(submission, d) for d in own), ledger.sign(witness, accuser)])
-    assert (ledger.get(submission).phase, ledger.get(submission).deadline) == ("witnessing", 8)
+    assert (ledger.get(submission).phase, ledger.get(submission).deadline) == ("witnessing", 9)
     vote_all(ledger, submission, witness, dict.fromkeys(others[:3], TRUTH))
     assert ledger.get(submission).accusations[0].outcome == "upheld"
     ledger.apply()
     verdict = ledger.get_verdict(submission)
-    assert (verdict.outcome, verdict.height, len(verdict.overruled)) == ("INVALID", 8, 4)
+    assert (verdict.outcome, verdict.height, len(verdict.overruled)) == ("INVALID", 9, 4)
 
 
 # Poison ------------------------------------------------------------------------------------------
@@ -438,7 +441,7 @@ def test_a_silent_panel_leaves_the_accusation_unsettled_at_its_deadline() -> Non
 def test_a_submitter_on_the_panel_has_answered_by_its_commitment() -> None:
     genesis = make_genesis(5, params=SHORT)
     submitter = genesis.members[0]
-    both = type(submitter)(submitter.id, submitter.name, 7, submitter.operator)
+    both = replace(submitter, roles=7)
     ledger = Ledger(type(genesis)("test", genesis.time_ms, SHORT, (both, *genesis.members[1:])))
     record = make_spiky_record()
     submission = ledger.start(record, submitter.name)
@@ -529,7 +532,7 @@ def test_a_record_that_is_never_held_is_undecided() -> None:
     verdict = finish(ledger, submission)
     assert verdict.outcome == "UNDECIDED"
     assert verdict.reason == ("not enough validators could hold the record: 4 of the 5 needed")
-    assert (verdict.height, verdict.seed, verdict.retraced) == (1 + 5, b"", ())
+    assert (verdict.height, verdict.retraced) == (1 + 5, ())
 
 
 def test_without_an_independent_verifier_the_submission_is_undecided() -> None:

@@ -24,6 +24,7 @@ from milepost_node.runtime import QUEUE_EVENTS, Runtime
 from milepost_node.store import Decision, Store
 from tests.support.ledger import Ledger, make_genesis, make_record, make_signer
 from tests.support.nodes import certify, wait_until
+from tests.support.validators import make_onion
 
 PARAMS = Params(min_block_ms=0, idle_block_ms=1, timeout_ms=60_000)
 
@@ -51,13 +52,15 @@ class Bench:
         self.wire = Wire(self.look)
         self.behind: list[bytes] = []
         self.decided: list[int] = []
+        self.accused: list[bytes] = []
         self.runtime = Runtime(
-            Machine(self.ledger.state, make_signer("node-0")),
+            Machine(self.ledger.state, make_signer("node-0"), make_onion(make_signer("node-0"))),
             store=self.store,
             mempool=self.mempool,
             network=self.wire,
             on_behind=self.behind.append,
             on_decided=lambda block, state: self.decided.append(state.height),
+            on_equivocation=lambda first, second: self.accused.append(first.sender),
         )
         self.tx: Tx = self.ledger.sign(make_record().submit, "submitter")
 

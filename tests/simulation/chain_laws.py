@@ -58,9 +58,10 @@ class ChainLaws:
     def __init__(self, validators: Validators, honest: Sequence[int], options: Options) -> None:
         self._validators = validators
         self._options = options
-        self._state = validators.state
+        self._before = self._state = validators.state
         self._txs: set[bytes] = set()
         self._certificates: set[bytes] = set()
+        self._honest = tuple(validators.signers[i].public for i in honest)
         liars = {i for i in range(options.count) if i not in honest}
         liars |= {i for i, kind in enumerate(options.verifiers) if kind != "honest"}
         self._honest_verifiers = frozenset(
@@ -114,7 +115,8 @@ class ChainLaws:
             if body in self._txs:
                 raise Violation(f"S3: a transaction is in the chain twice: {tx.kind}")
             self._txs.add(body)
-        self._state = after
+        self._before, self._state = before, after
+        self._check_standings(after)
         if any(key not in after.submissions for key in before.submissions):
             raise Violation("S11: a submission is gone")
         for key, submission in after.submissions.items():
@@ -123,10 +125,14 @@ class ChainLaws:
                 self._check_submission(previous, submission)
             self._check_deadline(submission)
 
+    def _check_standings(self, state: LedgerState) -> None:
+        if any(state.standings[member].offence for member in self._honest):
+            raise Violation("S12: an honest validator is convicted of a double signature")
+
     # Submissions ---------------------------------------------------------------------------------
 
     def _check_submission(self, before: Submission | None, after: Submission) -> None:
-        if after.seed and not (before and before.seed):
+        if after.quorum and not (before and before.quorum):
             self._check_election(after)
         truth = get_truth(after.submit.name)
         for duty in after.duties:
@@ -145,7 +151,7 @@ class ChainLaws:
             raise Violation(f"L5: a submission is {submission.phase} after {age} heights")
 
     def _check_election(self, submission: Submission) -> None:
-        terms = get_terms(self._state)
+        terms = get_terms(self._before)
         election = elect(
             seed=submission.seed,
             submit=submission.submit,

@@ -93,7 +93,9 @@ class Liars:
             for later_ms in (0, 1)
         ]
         for side, block in enumerate(blocks):
-            proposal = self._validators.make_proposal(block, round_=need.round)
+            proposal = self._validators.make_proposal(
+                block, round_=need.round, sender=node.identity
+            )
             vote = self._make_vote(
                 node, PREVOTE, self._validators.get_id(block), need.height, need.round
             )
@@ -124,6 +126,10 @@ class Liars:
             return 1, 0
         return machine.height, machine.round + self._random.randrange(2)
 
+    def _is_turn(self, node: Node, height: int, round_: int) -> bool:
+        """Whether it is a liar's turn, as far as it knows."""
+        return self._validators.get_turn(height, round_, state=node.state) == node.identity
+
     def _make_vote(self, node: Node, type_: int, block_id: bytes, height: int, round_: int) -> Vote:
         return self._validators.make_vote(
             node.identity, type_, block_id, round_=round_, height=height
@@ -143,9 +149,12 @@ class Liars:
             for proposal in self._simulation.monitor.get_proposals(height)
             for polc in self._simulation.monitor.get_polcs(height, round_, proposal)
         ]
-        if backed and self._validators.get_turn(height, round_) == node.identity:
+        if backed and self._is_turn(node, height, round_):
             block, polc = self._random.choice(backed)
-            self._say(node, self._validators.make_proposal(block, round_=round_, polc=polc))
+            proposal = self._validators.make_proposal(
+                block, round_=round_, polc=polc, sender=node.identity
+            )
+            self._say(node, proposal)
 
     def _lie_malformed(self, node: Node) -> None:
         height, round_ = self._find_place()
@@ -201,7 +210,7 @@ class Liars:
     def _lie_hugely(self, node: Node) -> None:
         height, round_ = self._find_place()
         known = self._find_block(height)
-        if known is None or self._validators.get_turn(height, round_) != node.identity:
+        if known is None or not self._is_turn(node, height, round_):
             return
         signer = self._validators.signers[node.identity]
         txs = _make_huge_txs()

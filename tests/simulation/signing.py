@@ -30,6 +30,10 @@ class SimSigner:
     def sign(self, kind: str, body: bytes, network: bytes) -> bytes:
         return _compute_signature(self._public, compute_digest(kind, body, network))
 
+    def derive(self, purpose: str) -> bytes:
+        """The secret of an onion."""
+        return compute_digest("derive", self._public + purpose.encode())
+
 
 def _compute_signature(public: bytes, digest: bytes) -> bytes:
     return hashlib.blake2b(digest, key=public).digest()

@@ -298,6 +298,7 @@ class Simulation(World):
                     self.wire.fetch(node, peer)
         elif isinstance(effect, Equivocation) and node.honest:
             self.monitor.on_equivocation(effect)
+            self.verifiers.on_equivocation(node, effect)
 
     def _fire(self, node: Node, life: int, timer: Timer) -> None:
         if node.life == life:

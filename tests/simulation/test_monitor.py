@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.events import Equivocation, PersistDecision
-from milepost_consensus.state import LedgerState
+from milepost_consensus.state import LedgerState, apply_entries
 from milepost_consensus.submissions import DECIDED, Submission
 from milepost_consensus.votes import PRECOMMIT, PREVOTE
 from tests.simulation import chain_laws
@@ -273,6 +273,15 @@ def test_l5_a_submission_that_takes_for_ever() -> None:
     _, laws, submission = play_run(phase="panel", anchored_height=-1_000)
     with pytest.raises(Violation, match="L5"):
         laws._check_deadline(submission)
+
+
+def test_s12_an_honest_validator_convicted() -> None:
+    guilty = FOUR.signers[0].public
+    standing = replace(FOUR.state.standings[guilty], offence=1)
+    state = apply_entries(FOUR.state, standings={guilty: standing})
+    follow(honest=range(1, 4))._check_standings(state)
+    with pytest.raises(Violation, match="S12"):
+        follow()._check_standings(state)
 
 
 def test_s12_an_offline_check_that_takes_anything(monkeypatch: pytest.MonkeyPatch) -> None:

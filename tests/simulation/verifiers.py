@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost_consensus.crypto import compute_digest
-from milepost_consensus.events import PersistDecision, TransactionsWaiting
+from milepost_consensus.events import Equivocation, PersistDecision, TransactionsWaiting
+from milepost_consensus.governance import make_evidence
 from milepost_consensus.members import compute_fault_limit
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
@@ -122,11 +123,12 @@ class Verifiers:
     def _check_inclusion(self, node: Node) -> None:
         """L2: what all honest nodes hold is final after so many heights, whoever censors it.
 
-        Of f+1 turns one is honest.  A height may use up turns that the next one has again, so that
-        liars may decide twice as many; what was proposed before the last one held it adds two.
+        Of f+1 turns one is honest, and of 2f+1 where the order of turns changes among them.  A
+        height may use up turns that the next one has again, so that liars may decide twice as many;
+        what was proposed before the last one held it adds two.
         """
         honest = self._simulation.honest
-        limit = 2 * (compute_fault_limit(self._simulation.options.count) + 1) + 2
+        limit = 2 * (2 * compute_fault_limit(self._simulation.options.count) + 1) + 2
         for signature in self._pending:
             if all(signature in self._pools[each.index] for each in honest):
                 height = max(each.height for each in honest)
@@ -229,6 +231,12 @@ class Verifiers:
                 wrong = make_hash("false", step)
                 witness = truth.record.make_witness(submission.id, step, recomputed=wrong)
                 self._say(node, witness, ("accuse", submission.id))
+
+    def on_equivocation(self, node: Node, caught: Equivocation) -> None:
+        """A node has caught somebody, and tells the chain."""
+        if self._kinds and node.machine is not None and not node.follows:
+            evidence = make_evidence(caught.first, caught.second, self._validators.network)
+            self._say(node, evidence, ("evidence", caught.first.signature))
 
     def _say(self, node: Node, payload: Payload, key: tuple[object, ...]) -> None:
         said = self._said[node.index]

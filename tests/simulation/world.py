@@ -47,6 +47,9 @@ def make_params(options: Options) -> Params:
         attest_window=8,
         witness_window=5,
         panel_window=10,
+        epoch_blocks=7,
+        max_missed_turns=3,
+        jail_heights=20,
     )
 
 

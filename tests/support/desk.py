@@ -20,7 +20,6 @@ from milepost_consensus.events import (
     TimerKind,
     TransactionsWaiting,
 )
-from milepost_consensus.machine import Machine
 from milepost_consensus.state import LedgerState
 from milepost_consensus.votes import NIL, PRECOMMIT, Proposal, Vote
 from tests.support.validators import GENESIS_MS, Validators
@@ -44,11 +43,8 @@ class Desk:
     ) -> None:
         self.validators = validators
         self.public = validators.signers[me].public
-        self.machine = Machine(
-            state or validators.state,
-            validators.signers[me],
-            journal=journal,
-            last_certificate=last_certificate,
+        self.machine = validators.make_machine(
+            me, state, journal=journal, certificate=last_certificate
         )
         self.journal = journal
 

@@ -6,17 +6,19 @@ open it, without anything being trained.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from milepost_consensus.blocks import Block
 from milepost_consensus.crypto import Ed25519Signer, Signer, compute_digest
+from milepost_consensus.encoding import W, decode, encode
 from milepost_consensus.members import SUBMITTER, VALIDATOR, VERIFIER, Genesis, Member
 from milepost_consensus.merkle import compute_path, compute_root
 from milepost_consensus.params import Params
-from milepost_consensus.rules import build_block, get_proposer, validate_block
-from milepost_consensus.state import LedgerState, make_initial_state
+from milepost_consensus.rules import build_block, get_proposer, owes, validate_block
+from milepost_consensus.state import LedgerState, apply_entries, make_initial_state
 from milepost_consensus.submissions import (
     Attest,
     Duty,
@@ -33,6 +35,7 @@ from milepost_consensus.submissions import (
     make_tx,
 )
 from milepost_consensus.verdicts import Verdict
+from tests.support.validators import LINKS, make_onion
 
 TIME_MS = 1_700_000_000_000
 
@@ -126,6 +129,8 @@ def make_genesis(
             name=f"node-{i}",
             roles=VALIDATOR | VERIFIER,
             operator=operators[i] if operators else f"operator-{i}",
+            onion=make_onion(make_signer(f"node-{i}")).get_head(0),
+            onion_left=LINKS,
         )
         for i in range(count)
     )
@@ -134,6 +139,35 @@ def make_genesis(
         for name in submitters
     )
     return Genesis("test", TIME_MS, params or Params(), (*nodes, *others))
+
+
+def rebuild(state: LedgerState) -> LedgerState:
+    """The same state out of the bytes of its entries, in another order."""
+    bare = apply_entries(
+        make_initial_state(state.genesis),
+        membership=_copy(state.membership),
+        members={key: _copy(state.members[key]) for key in sorted(state.members, reverse=True)},
+        standings={
+            key: _copy(state.standings[key]) for key in sorted(state.standings, reverse=True)
+        },
+        submissions={
+            key: _copy(state.submissions[key]) for key in sorted(state.submissions, reverse=True)
+        },
+        verdicts={key: _copy(state.verdicts[key]) for key in sorted(state.verdicts, reverse=True)},
+    )
+    return dataclasses.replace(
+        bare,
+        height=state.height,
+        last_id=state.last_id,
+        last_time_ms=state.last_time_ms,
+        mix=state.mix,
+        order_seed=state.order_seed,
+        set_changes=state.set_changes,
+    )
+
+
+def _copy(value: W) -> W:
+    return decode(type(value), encode(value))
 
 
 class Ledger:
@@ -160,12 +194,17 @@ class Ledger:
             network=self.state.network,
         )
 
-    def apply(self, txs: Iterable[Tx] = ()) -> Block:
+    def apply(self, txs: Iterable[Tx] = (), *, round_: int = 0) -> Block:
         """Append one block of these transactions; all of them must be in it."""
         given = tuple(txs)
-        proposer = get_proposer(self.state.validators, self.state.height + 1, 0).id
+        proposer = get_proposer(self.state, self.state.height + 1, round_).id
         block, built = build_block(
-            self.state, round=0, proposer=proposer, txs=given, time_ms=self.state.last_time_ms
+            self.state,
+            round=round_,
+            proposer=proposer,
+            txs=given,
+            time_ms=self.state.last_time_ms,
+            reveal=self.get_reveal(proposer, round_),
         )
         assert block.txs == given
         validated = validate_block(self.state, block, now_ms=block.header.time_ms)
@@ -173,6 +212,16 @@ class Ledger:
         self.state = validated
         self.blocks.append(block)
         return block
+
+    def get_reveal(self, proposer: bytes, round_: int = 0) -> bytes:
+        """What the next block has to reveal."""
+        if not owes(self.state, proposer, round_):
+            return b""
+        signer = self.signers[proposer]
+        assert isinstance(signer, Ed25519Signer)
+        reveal = make_onion(signer).get_reveal(self.state.standings[proposer])
+        assert reveal is not None
+        return reveal
 
     def run(self, heights: int) -> None:
         """Append empty blocks."""
@@ -209,7 +258,8 @@ class Ledger:
         """Submit, hold and elect; returns the id of a submission that is being retraced."""
         submission = self.submit(record, sender)
         self.hold(submission)
-        self.apply()
+        while not self.get(submission).quorum:
+            self.apply()
         return submission
 
     def attest(self, submission: bytes, duty: Duty, *, agrees: int = 1) -> Tx:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from milepost_consensus.beacon import Onion, compute_order
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.certificates import make_certificate
 from milepost_consensus.crypto import Ed25519Signer, Signer
 from milepost_consensus.machine import Machine
-from milepost_consensus.members import SUBMITTER, VALIDATOR, VERIFIER, Genesis, Member
+from milepost_consensus.members import (
+    SUBMITTER,
+    VALIDATOR,
+    VERIFIER,
+    Genesis,
+    Member,
+    compute_network_id,
+)
 from milepost_consensus.params import Params
-from milepost_consensus.rules import build_block, get_proposer
+from milepost_consensus.rules import build_block, get_proposer, owes
 from milepost_consensus.state import LedgerState, make_initial_state
 from milepost_consensus.votes import PRECOMMIT, Proposal, Vote, sign_proposal, sign_vote
 
@@ -23,10 +34,31 @@ def make_signer(name: str) -> Ed25519Signer:
     return Ed25519Signer.from_seed(hashlib.sha256(name.encode()).digest())
 
 
+LINKS = 256
+"""Reveals of each test onion."""
+
+
+_ONIONS: dict[bytes, Onion] = {}
+
+
+class Deriving(Signer, Protocol):
+    """A signer that keeps secrets for onions."""
+
+    def derive(self, purpose: str) -> bytes: ...
+
+
+def make_onion(signer: Deriving) -> Onion:
+    """The onion of a key, made once."""
+    if signer.public not in _ONIONS:
+        _ONIONS[signer.public] = Onion(signer.derive, signer.public, links=LINKS)
+    return _ONIONS[signer.public]
+
+
 class Validators:
     """`count` validators in the order of their ids, and what they could say.
 
-    With `verify` they verify as well and there is a `submitter`; `make` gives a name its key.
+    Up to four of them take turns in this order in the first epoch.  With `verify` they verify as
+    well and there is a `submitter`; `make` gives a name its key.
     """
 
     def __init__(
@@ -35,30 +67,39 @@ class Validators:
         params: Params | None = None,
         *,
         verify: bool = False,
-        make: Callable[[str], Signer] = make_signer,
+        make: Callable[[str], Deriving] = make_signer,
     ) -> None:
         signers = sorted((make(f"validator {i}") for i in range(count)), key=_public)
-        self.signers: Sequence[Signer] = signers
+        self.signers: Sequence[Deriving] = signers
         self.submitter = make("submitter")
-        roles = VALIDATOR | VERIFIER if verify else VALIDATOR
-        others = (Member(self.submitter.public, "submitter", SUBMITTER, "of-submitter"),)
-        self.genesis = Genesis(
-            "test",
-            GENESIS_MS,
-            params or Params(),
-            (
-                *(Member(s.public, f"v{i}", roles, f"o{i}") for i, s in enumerate(signers)),
-                *(others if verify else ()),
-            ),
-        )
+        for signer in signers:
+            make_onion(signer)
+        ids = tuple(signer.public for signer in signers)
+        submitter = self.submitter.public if verify else b""
+        self.genesis = _make_genesis(ids, params or Params(), submitter)
         self.state = make_initial_state(self.genesis)
         self.network = self.state.network
+
+    def get_turn(self, height: int, round_: int, *, state: LedgerState | None = None) -> int:
+        """The index of the round's proposer."""
+        proposer = get_proposer(state or self.state, height, round_)
+        return self.state.validators.index(proposer)
+
+    def get_reveal(self, round_: int, *, state: LedgerState | None = None) -> bytes:
+        """What a block that follows a state and is first proposed in a round has to reveal."""
+        state = state or self.state
+        signer = self.signers[self.get_turn(state.height + 1, round_, state=state)]
+        if not owes(state, signer.public, round_):
+            return b""
+        reveal = make_onion(signer).get_reveal(state.standings[signer.public])
+        assert reveal is not None
+        return reveal
 
     def make_machine(
         self,
         index: int,
-        *,
         state: LedgerState | None = None,
+        *,
         journal: bytes | None = None,
         certificate: Certificate | None = None,
         follower: Signer | None = None,
@@ -70,14 +111,10 @@ class Validators:
         return Machine(
             state or self.state,
             follower or self.signers[index],
+            None if follower else make_onion(self.signers[index]),
             journal=journal,
             last_certificate=certificate,
         )
-
-    def get_turn(self, height: int, round_: int) -> int:
-        """The index of the round's proposer."""
-        proposer = get_proposer(self.state.validators, height, round_)
-        return self.state.validators.index(proposer)
 
     def make_block(
         self, round_: int = 0, *, state: LedgerState | None = None, later_ms: int = 0
@@ -87,7 +124,8 @@ class Validators:
         return build_block(
             state,
             round=round_,
-            proposer=self.signers[self.get_turn(state.height + 1, round_)].public,
+            proposer=self.signers[self.get_turn(state.height + 1, round_, state=state)].public,
+            reveal=self.get_reveal(round_, state=state),
             txs=(),
             time_ms=state.last_time_ms + 5_000 + later_ms,
         )
@@ -138,6 +176,30 @@ class Validators:
             for i in senders
         ]
         return make_certificate(votes, self.state.validators)
+
+
+@functools.cache
+def _make_genesis(ids: tuple[bytes, ...], params: Params, submitter: bytes) -> Genesis:
+    """The first network by name whose order of turns is that of the ids, if they are few.
+
+    With a submitter all validators verify.
+    """
+    roles = VALIDATOR | VERIFIER if submitter else VALIDATOR
+    members = tuple(
+        Member(
+            *(member_id, f"v{i}", roles, f"o{i}", ""),
+            onion=_ONIONS[member_id].get_head(0),
+            onion_left=LINKS,
+        )
+        for i, member_id in enumerate(ids)
+    )
+    others = (Member(submitter, "submitter", SUBMITTER, "of-submitter"),) if submitter else ()
+    for attempt in itertools.count():
+        genesis = Genesis(f"test {attempt}", GENESIS_MS, params, (*members, *others))
+        order = compute_order(compute_network_id(genesis), members)
+        if len(ids) > 4 or order == members:
+            return genesis
+    raise AssertionError
 
 
 def _public(signer: Signer) -> bytes:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from milepost_consensus.beacon import compute_link, compute_mix, compute_order
 from milepost_consensus.blocks import compute_block_id
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.election import Drbg, compute_seed, elect
@@ -98,11 +99,12 @@ def make_elections() -> Any:
         )
     words, draws = Drbg(SEED, "label"), Drbg(SEED, "label")
     return {
-        "seed_from_block": {
-            "block_id": make_hash("block").hex(),
+        "seed": {
+            "randomness": make_hash("block").hex(),
             "submission": make_hash("submission").hex(),
             "result": compute_seed(make_hash("block"), make_hash("submission")).hex(),
         },
+        "beacon": _make_beacon(),
         "words": {
             "seed": SEED.hex(),
             "label": "label",
@@ -114,6 +116,23 @@ def make_elections() -> Any:
         ],
         "shuffle": Drbg(SEED, "shuffle").shuffle(range(20)),
         "elections": elections,
+    }
+
+
+def _make_beacon() -> Any:
+    """An onion of three links, mixes, and an order of turns."""
+    owner = make_hash("owner")
+    chain = [make_hash("secret")]
+    for left in (1, 2, 3):
+        chain.append(compute_link(owner, left, chain[-1]))
+    return {
+        "owner": owner.hex(),
+        "chain": [link.hex() for link in chain],
+        "mix": SEED.hex(),
+        "height": 7,
+        "with_reveal": compute_mix(SEED, chain[2], 7).hex(),
+        "without": compute_mix(SEED, b"", 7).hex(),
+        "order": compute_order(SEED, list(range(7))),
     }
 
 

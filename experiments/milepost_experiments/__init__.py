@@ -1,0 +1,1 @@
+"""Experiments on Milepost and the papers it implements: one module a question."""
