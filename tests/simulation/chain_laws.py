@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from milepost_consensus.beacon import compute_link, compute_mix
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.draft import get_terms
 from milepost_consensus.election import elect
@@ -109,6 +110,7 @@ class ChainLaws:
         same = (after.root, after.last_id) == (decision.state.root, decision.state.last_id)
         if not same or after.root != block.header.state_root:
             raise Violation(f"S6: two states after block {after.height}")
+        self._check_reveal(before, block)
         for tx in block.txs:
             verify_tx(tx, before.network)
             body = tx.sender + tx.kind.encode() + tx.payload
@@ -124,6 +126,16 @@ class ChainLaws:
             if submission is not previous:
                 self._check_submission(previous, submission)
             self._check_deadline(submission)
+
+    def _check_reveal(self, before: LedgerState, block: Block) -> None:
+        """A proposer says what its onion holds or nothing, so that it cannot choose the mix."""
+        header = block.header
+        standing = before.standings[header.proposer]
+        link = compute_link(header.proposer, standing.onion_left, header.reveal)
+        if header.reveal and link != standing.onion:
+            raise Violation(f"S8: block {header.height} reveals what nobody promised")
+        if header.mix != compute_mix(before.mix, header.reveal, header.height):
+            raise Violation(f"S8: the mix of block {header.height} is somebody's choice")
 
     def _check_standings(self, state: LedgerState) -> None:
         if any(state.standings[member].offence for member in self._honest):

@@ -20,7 +20,15 @@ from tests.simulation.scripts import SCRIPTS
 
 REAL_SIGNATURES_EVERY: Final = 20
 LIES: Final = ("vote", "polc", "malformed", "future", "huge", "spam")
-HABITS: Final = ("censor", "mute", "equivocate", "false-sync", "no-sync", "silent-votes")
+HABITS: Final = (
+    "censor",
+    "mute",
+    "equivocate",
+    "false-reveal",
+    "false-sync",
+    "no-sync",
+    "silent-votes",
+)
 
 
 def generate(generator: str, seed: int) -> Options:

@@ -10,6 +10,7 @@ these ways, or all the time by the habits of the options:
     huge        proposes, in its turn, a block far beyond the limits
     spam        sends a hundred votes at once
     equivocate  proposes two blocks in its turn, one to each half, and prevotes both
+    false-reveal  proposes blocks that reveal what it never promised
     mute        never proposes, which also withholds whatever the block would reveal
     silent-votes  never precommits
     censor      proposes empty blocks only (verifiers.py)
@@ -25,6 +26,7 @@ from msgspec.structs import replace
 
 from milepost_consensus.blocks import Block
 from milepost_consensus.events import Message, NeedTransactions
+from milepost_consensus.rules import build_block, owes
 from milepost_consensus.submissions import Tx
 from milepost_consensus.votes import (
     NIL,
@@ -84,10 +86,12 @@ class Liars:
             return False
         if "mute" in habits:
             return True
+        if need.height != node.height + 1:
+            return False
+        if "false-reveal" in habits and self._reveal_falsely(node, need):
+            return True
         if "equivocate" not in habits:
             return False
-        if need.height != node.height + 1:
-            return True
         blocks = [
             self._validators.make_block(need.round, state=node.state, later_ms=later_ms)[0]
             for later_ms in (0, 1)
@@ -101,6 +105,24 @@ class Liars:
             )
             for message in (proposal, vote):
                 self._say(node, message, side=side)
+        return True
+
+    def _reveal_falsely(self, node: Node, need: NeedTransactions) -> bool:
+        """All else about the block fits, and the mix would be the liar's choice."""
+        me = self._validators.signers[node.identity].public
+        if not owes(node.state, me, need.round):
+            return False
+        block, _ = build_block(
+            node.state,
+            round=need.round,
+            proposer=me,
+            txs=(),
+            time_ms=node.get_clock_ms(self._simulation.now_ms),
+            reveal=self._random.randbytes(32),
+        )
+        proposal = self._validators.make_proposal(block, round_=need.round, sender=node.identity)
+        for side in (0, 1):
+            self._say(node, proposal, side=side)
         return True
 
     def _say(self, node: Node, message: Message, *, side: int | None = None) -> None:

@@ -67,8 +67,8 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     liars: tuple[int, ...] = ()
     """Validators that nothing can be expected of; twins are among them."""
     habits: tuple[str, ...] = ()
-    """What liars do all the time: "censor", "mute", "equivocate", "silent-votes" (liars.py),
-    "false-sync", "no-sync" (wire.py)."""
+    """What liars do all the time: "censor", "mute", "equivocate", "false-reveal", "silent-votes"
+    (liars.py), "false-sync", "no-sync" (wire.py)."""
     verifiers: tuple[str, ...] = ()
     """How each validator verifies; see verifiers.py.  Empty: nothing is verified."""
     silent: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from milepost_consensus import journal, machine, verification
+from milepost_consensus import journal, machine, rules, verification
 from milepost_consensus.duties import Terms
 from milepost_consensus.events import Broadcast, TimerKind
 from milepost_consensus.inbox import Inbox
@@ -115,7 +115,7 @@ def _seek(generator: str, tries: int) -> str | None:
     [
         ("no lock check", "uniform", 60, "S5"),
         ("no lock check", "aligned", 60, "S5"),
-        ("unlock on nil", "aligned", 60, "S5"),
+        ("unlock on nil", "aligned", 150, "S5"),
         ("no persist", "uniform", 3, "S4"),
         ("no relay", "uniform", 30, "L1"),
     ],
@@ -141,6 +141,11 @@ def test_submissions_find_it(
     monkeypatch.setitem(verification._LEAVE, phase, leave)
     found = _seek("verification", 20) or "missed"
     assert any(f" {law}: " in found for law in laws), found
+
+
+def test_a_reveal_that_nobody_checks_is_found_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(rules, "_validate_beacon", lambda state, header: None)
+    assert " S8: " in (_seek("uniform", 100) or "missed")
 
 
 def test_a_panel_of_one_is_found_out(monkeypatch: Patch) -> None:

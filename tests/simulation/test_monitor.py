@@ -212,6 +212,15 @@ def test_s8_duties_that_the_seed_did_not_deal() -> None:
         laws._check_election(replace(submission, duties=submission.duties[::-1]))
 
 
+def test_s8_a_reveal_that_was_not_promised() -> None:
+    block, _ = FOUR.make_block()
+    follow()._check_reveal(FOUR.state, block)
+    for changes in ({"reveal": OTHER_ID}, {"mix": OTHER_ID}):
+        changed = Block(replace(block.header, **changes), ())
+        with pytest.raises(Violation, match="S8"):
+            follow()._check_reveal(FOUR.state, changed)
+
+
 def test_s9_invalid_without_an_upheld_witness() -> None:
     _, laws, submission = play_run(accusations=())
     with pytest.raises(Violation, match="S9: INVALID with 0 upheld"):
