@@ -157,8 +157,8 @@ def test_a_panel_of_one_is_found_out(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize(
     ("bug", "generator", "tries", "law"),
     [
-        ("amnesia", "aligned", 400, "S5"),
-        ("uncapped timers", "liveness", 200, "L1"),
+        ("amnesia", "aligned", 1_000, "S5"),
+        ("uncapped timers", "liveness", 500, "L1"),
     ],
 )
 def test_patience_finds_it(
