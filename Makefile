@@ -10,7 +10,7 @@ SCHEDULES ?= 1000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench simulate lint types imports fast lock clean
+.PHONY: help demo test check bench simulate mutants coverage lint types imports fast lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -51,6 +51,13 @@ bench: $(STAMP)  ## measured ratios: recorder overhead, block latency, submit to
 
 simulate: $(STAMP)  ## schedules with faults and liars against the laws of the ledger: SCHEDULES=3000 SEED=7
 	$(BIN)/python -m tests.simulation --schedules $(SCHEDULES) --seed $(SEED) $(if $(GENERATOR),--generator $(GENERATOR))
+
+mutants: $(STAMP)  ## would the tests notice? runs them against every seeded protocol bug, about four minutes
+	$(SHARED) $(BIN)/python -m tests.mutants
+
+coverage: $(STAMP)  ## branches of the ledger that its own tests take, at least 98 %
+	$(BIN)/pytest -q -m "not slow" tests/consensus \
+		--cov=milepost_consensus --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=98
 
 lock: $(STAMP)  ## write the exact versions of this environment to requirements.lock
 	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v ' @ ' > requirements.lock

@@ -28,6 +28,7 @@ from milepost_consensus.light import (
     load_trust,
     verify_bundle,
 )
+from milepost_consensus.views import parse_json
 
 MAX_PROOF_BYTES: Final = 64 * 1024 * 1024
 """A bundle of the longest run with every duty answered stays below."""
@@ -45,14 +46,14 @@ class Proof(NamedTuple):
 def read_trust(path: Path) -> Trust:
     """Read a trust file; raises CannotTell (slug no-trust if missing, bad-trust if unusable)."""
     try:
-        return load_trust(json.loads(_read(path, MAX_TRUST_BYTES)))
+        return load_trust(parse_json(_read(path, MAX_TRUST_BYTES)))
     except FileNotFoundError as error:
         raise CannotTell(
             f"There is no trust file {path}. Get it from somebody you trust, not from the one whose"
             " model you check, and name it with --trust.",
             slug="no-trust",
         ) from error
-    except (OSError, ValueError, RecursionError, InvalidInput) as error:
+    except (OSError, ValueError, InvalidInput) as error:
         raise CannotTell(f"{path} is not a trust file: {error}", slug="bad-trust") from error
 
 
@@ -69,10 +70,10 @@ def compute_fingerprint(trust: Trust) -> str:
 def read_proof(path: Path) -> Proof:
     """Read a proof file; raises CannotTell (no-proof or bad-proof)."""
     try:
-        view = json.loads(_read(path, MAX_PROOF_BYTES))
+        view = parse_json(_read(path, MAX_PROOF_BYTES))
     except FileNotFoundError as error:
         raise CannotTell(f"There is no proof file {path}.", slug="no-proof") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, InvalidInput) as error:
         raise CannotTell(f"{path} is not a proof file: {error}", slug="bad-proof") from error
     return parse_proof(view, where=str(path))
 

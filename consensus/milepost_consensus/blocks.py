@@ -7,9 +7,14 @@ stands beside the block: it cannot be inside what it signs.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.encoding import Uint, Wire, encode
 from milepost_consensus.merkle import compute_root
+from milepost_consensus.params import MAX_BLOCK_TRANSACTIONS
 from milepost_consensus.submissions import Tx, compute_tx_id
 
 VERSION = 1
@@ -42,7 +47,9 @@ class Block(Wire, frozen=True):
     """A header and the transactions it commits to."""
 
     header: Header
-    txs: tuple[Tx, ...]
+    txs: Annotated[tuple[Tx, ...], msgspec.Meta(max_length=MAX_BLOCK_TRANSACTIONS)]
+    """No longer list is even decoded: eight megabytes hold a million empty transactions, and
+    seconds of hashing."""
 
 
 class Certificate(Wire, frozen=True):

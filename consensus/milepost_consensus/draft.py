@@ -73,7 +73,7 @@ from milepost_consensus.submissions import (
     validate_submit,
     verify_tx,
 )
-from milepost_consensus.verdicts import INVALID, UNDECIDED, Verdict
+from milepost_consensus.verdicts import Verdict
 from milepost_consensus.verification import advance, apply_seed
 
 MAX_VALID_AHEAD: Final = 1_000
@@ -116,6 +116,8 @@ class Draft:
         self._members: dict[bytes, Member] = {}
         self._standings: dict[bytes, Standing] = {}
         self._submissions: dict[bytes, Submission] = {}
+        self._models: dict[bytes, bytes] = {}
+        """New submissions by model."""
         self._verdicts: dict[bytes, Verdict] = {}
 
     def apply_tx(self, tx: Tx) -> None:
@@ -255,14 +257,14 @@ class Draft:
         submission_id = compute_submission_id(sender, submit, self._base.network)
         if submission_id in self._base.submissions or submission_id in self._submissions:
             raise InvalidTransaction("this very submission is on the chain", slug="duplicate")
-        for other in (*self._base.submissions.values(), *self._submissions.values()):
-            verdict = self._base.verdicts.get(other.id)
-            failed = verdict is not None and verdict.outcome in (INVALID, UNDECIDED)
-            if other.submit.model_digest == submit.model_digest and not failed:
-                raise InvalidTransaction(
-                    f"the same model is on the chain as submission {other.id.hex()[:8]}",
-                    slug="duplicate",
-                )
+        model = submit.model_digest
+        other = self._base.models.get(model) or self._models.get(model)
+        if other is not None:
+            raise InvalidTransaction(
+                f"the same model is on the chain as submission {other.hex()[:8]}",
+                slug="duplicate",
+            )
+        self._models[model] = submission_id
         return Submission(
             id=submission_id,
             sender=sender,

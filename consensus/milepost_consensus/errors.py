@@ -7,6 +7,9 @@ under which `milepost explain` tells the long story.
 
 from __future__ import annotations
 
+MAX_MESSAGE = 1_000
+"""Characters.  Messages quote what was wrong, and that may be a megabyte of it."""
+
 
 class InvalidInput(Exception):
     """Something that a peer or a user sent breaks a rule.  `slug` names the rule's explanation."""
@@ -14,7 +17,7 @@ class InvalidInput(Exception):
     slug = "invalid-input"
 
     def __init__(self, message: str, *, slug: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + " ...")
         if slug is not None:
             self.slug = slug
 

@@ -19,13 +19,15 @@ def compute_leaf_hash(leaf: bytes) -> bytes:
     return hashlib.sha256(b"\x00" + leaf).digest()
 
 
-def _node(left: bytes, right: bytes) -> bytes:
+def compute_node(left: bytes, right: bytes) -> bytes:
+    """The hash above two others."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def _pair(level: Sequence[bytes]) -> list[bytes]:
+def compute_level(level: Sequence[bytes]) -> list[bytes]:
+    """The level above one."""
     # Pairing neighbours and carrying the odd one up gives the RFC 6962 tree.
-    paired = [_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+    paired = [compute_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
     if len(level) % 2:
         paired.append(level[-1])
     return paired
@@ -42,7 +44,7 @@ def compute_root_of_hashes(hashes: Sequence[bytes]) -> bytes:
         return EMPTY_ROOT
     level = hashes
     while len(level) > 1:
-        level = _pair(level)
+        level = compute_level(level)
     return level[0]
 
 
@@ -61,7 +63,7 @@ def compute_path_of_hashes(hashes: Sequence[bytes], index: int) -> tuple[bytes, 
         sibling = index ^ 1
         if sibling < len(level):
             path.append(level[sibling])
-        level, index = _pair(level), index // 2
+        level, index = compute_level(level), index // 2
     return tuple(path)
 
 
@@ -76,7 +78,7 @@ def verify_path(root: bytes, leaf: bytes, *, index: int, count: int, path: Seque
             if not remaining:
                 raise InvalidPath("the inclusion path is too short")
             sibling = remaining.pop(0)
-            node = _node(sibling, node) if index % 2 else _node(node, sibling)
+            node = compute_node(sibling, node) if index % 2 else compute_node(node, sibling)
         index, last = index // 2, last // 2
     if remaining or node != root:
         raise InvalidPath("the inclusion path does not lead to the root")

@@ -165,8 +165,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "busy": Problem(
         "Node is busy",
-        "A node validates only so many submissions at the same time; each means reading a whole"
-        " record.",
+        "A node validates only so many submissions at the same time, each of which means reading a"
+        " whole record, and holds only so many bytes of unfinished requests.",
         "Send it again in a while, or to another node. Uploaded files stay for that.",
     ),
     "cannot-capture": Problem(
@@ -483,6 +483,12 @@ PROBLEMS: dict[str, Problem] = {
         "Everything that a stranger can send has a limit, so that nobody can fill another's memory"
         " or disk.",
         "The message names the limit. Split the work into smaller pieces.",
+    ),
+    "too-slow": Problem(
+        "Request too slow",
+        "A request that trickles in keeps a place that others wait for, so it has to come at some"
+        " 100 kB per second.",
+        "Send it again, over a better line if there is one. Files that arrived completely stay.",
     ),
     "training-failed": Problem(
         "Training ended with an error",

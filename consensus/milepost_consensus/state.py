@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from milepost_consensus.beacon import compute_order
 from milepost_consensus.encoding import Wire, encode
 from milepost_consensus.governance import Membership
+from milepost_consensus.keyed_tree import KeyedTree
 from milepost_consensus.members import (
     Genesis,
     Member,
@@ -31,15 +32,11 @@ from milepost_consensus.members import (
     get_verifiers,
     validate_genesis,
 )
-from milepost_consensus.merkle import (
-    compute_leaf_hash,
-    compute_path_of_hashes,
-    compute_root_of_hashes,
-)
+from milepost_consensus.merkle import compute_leaf_hash
 from milepost_consensus.params import Params
 from milepost_consensus.standings import Standing, make_standing
 from milepost_consensus.submissions import DECIDED, Submission
-from milepost_consensus.verdicts import Verdict
+from milepost_consensus.verdicts import VALID, Verdict
 
 MEMBER_PREFIX: Final = b"member/"
 MEMBERSHIP_KEY: Final = b"membership"
@@ -83,8 +80,8 @@ class LedgerState:
     standings: Mapping[bytes, Standing]
     submissions: Mapping[bytes, Submission]
     verdicts: Mapping[bytes, Verdict]
-    leaf_hashes: Mapping[bytes, bytes]
-    """The hash of every entry's leaf, by key."""
+    leaf_hashes: KeyedTree
+    """The hash of every entry's leaf, by key, in the tree of which `root` is the root."""
 
     @property
     def params(self) -> Params:
@@ -126,6 +123,12 @@ class LedgerState:
         return compute_validators_hash(self.validators)
 
     @cached_property
+    def models(self) -> Mapping[bytes, bytes]:
+        """The submission of each model that is valid or may become it, by the model's digest."""
+        failed = {k for k, verdict in self.verdicts.items() if verdict.outcome != VALID}
+        return {s.submit.model_digest: k for k, s in self.submissions.items() if k not in failed}
+
+    @cached_property
     def open_submissions(self) -> tuple[Submission, ...]:
         """Submissions without a verdict, oldest first, then by id."""
         return tuple(
@@ -138,12 +141,12 @@ class LedgerState:
     @cached_property
     def sorted_keys(self) -> tuple[bytes, ...]:
         """The keys of all entries in the order of the tree's leaves."""
-        return tuple(sorted(self.leaf_hashes))
+        return tuple(self.leaf_hashes)
 
-    @cached_property
+    @property
     def root(self) -> bytes:
         """The state root."""
-        return compute_root_of_hashes([self.leaf_hashes[key] for key in self.sorted_keys])
+        return self.leaf_hashes.root
 
 
 def get_member_key(member_id: bytes) -> bytes:
@@ -189,7 +192,7 @@ def make_initial_state(genesis: Genesis) -> LedgerState:
         standings={},
         submissions={},
         verdicts={},
-        leaf_hashes={},
+        leaf_hashes=KeyedTree(),
     )
     return apply_entries(
         empty,
@@ -218,9 +221,7 @@ def apply_entries(
     }
     if not changed:
         return state
-    leaf_hashes = dict(state.leaf_hashes)
-    for key, value in changed.items():
-        leaf_hashes[key] = compute_leaf_hash(encode_leaf(key, value))
+    hashes = {key: compute_leaf_hash(encode_leaf(key, value)) for key, value in changed.items()}
     return replace(
         state,
         members={**state.members, **members} if members else state.members,
@@ -228,7 +229,7 @@ def apply_entries(
         standings={**state.standings, **standings} if standings else state.standings,
         submissions={**state.submissions, **submissions} if submissions else state.submissions,
         verdicts={**state.verdicts, **verdicts} if verdicts else state.verdicts,
-        leaf_hashes=leaf_hashes,
+        leaf_hashes=state.leaf_hashes.write(hashes),
     )
 
 
@@ -255,10 +256,8 @@ def get_entry(state: LedgerState, key: bytes) -> Wire:
 def get_entry_path(state: LedgerState, key: bytes) -> tuple[bytes, int, int, tuple[bytes, ...]]:
     """Leaf bytes, index, number of leaves and inclusion path of an entry; KeyError if absent."""
     leaf = encode_leaf(key, get_entry(state, key))
-    keys = state.sorted_keys
-    index = keys.index(key)
-    path = compute_path_of_hashes([state.leaf_hashes[each] for each in keys], index)
-    return leaf, index, len(keys), path
+    tree = state.leaf_hashes
+    return leaf, tree.get_index(key), len(tree), tree.get_path(key)
 
 
 def get_changed_entries(before: LedgerState, after: LedgerState) -> dict[bytes, Wire]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 from milepost_consensus.blocks import Block, compute_block_id
 from milepost_consensus.crypto import ZERO_DIGEST, Signer, verify_signature
 from milepost_consensus.encoding import Uint, Wire, encode
 from milepost_consensus.errors import InvalidMessage
+from milepost_consensus.params import MAX_MEMBERS
 
 PREVOTE: Final = 1
 PRECOMMIT: Final = 2
@@ -37,7 +40,7 @@ class Proposal(Wire, frozen=True):
     round: Uint
     valid_round: Uint
     block: Block
-    polc: tuple[Vote, ...]
+    polc: Annotated[tuple[Vote, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
     sender: bytes
     signature: bytes = b""
 

@@ -113,7 +113,8 @@ def decode_manifest(data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad(str(error)) from error
+        # The name of an unknown field may be as long as the file.
+        raise _bad(str(error)[:300]) from error
     validate_manifest(manifest)
     if encode_manifest(manifest) != data:
         raise _bad("the bytes are not its canonical encoding")

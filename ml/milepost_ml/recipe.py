@@ -187,7 +187,8 @@ def decode_recipe(data: bytes) -> Recipe:
     try:
         recipe = msgspec.json.decode(data, type=Recipe)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad(str(error)) from error
+        # The name of an unknown field may be as long as the file.
+        raise _bad(str(error)[:300]) from error
     validate_recipe(recipe)
     if encode_recipe(recipe) != data:
         raise _bad("the bytes are not its canonical encoding")

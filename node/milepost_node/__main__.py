@@ -20,6 +20,7 @@ import uvicorn
 
 from milepost_node.app import make_app
 from milepost_node.errors import NodeError, SettingsError
+from milepost_node.http_protocol import BoundedProtocol
 from milepost_node.logs import configure_logs
 from milepost_node.node import Node
 from milepost_node.settings import Settings, read_settings
@@ -46,7 +47,7 @@ def make_server(node: Node) -> Server:
     return Server(
         uvicorn.Config(
             make_app(node),
-            http="httptools",
+            http=BoundedProtocol,
             loop="asyncio",
             ws="none",
             lifespan="off",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI
 
+from milepost_node.bodies import BodyBudget
 from milepost_node.node import VERSION, Node
 from milepost_node.problem_json import install_handlers
 from milepost_node.routes import blobs, chain, health, peer, transactions
+from milepost_node.routes.access import READERS
 
 
 def make_app(node: Node) -> FastAPI:
@@ -17,8 +21,12 @@ def make_app(node: Node) -> FastAPI:
         # The interactive pages load scripts from elsewhere; /openapi.json is all there is.
         docs_url=None,
         redoc_url=None,
+        # A redirect would go to whatever host the caller names in its header.
+        redirect_slashes=False,
     )
     app.state.node = node
+    app.state.bodies = BodyBudget()
+    app.state.readers = asyncio.Semaphore(READERS)
     install_handlers(app)
     # The busiest first: a request is compared with one route after the other.
     for routes in (peer, health, chain, transactions, blobs):

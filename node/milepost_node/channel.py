@@ -15,7 +15,11 @@ import httpx
 from milepost_node.errors import PeerError
 
 CONNECT_SECONDS: Final = 2.0
-ANSWER_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 3.0
+"""Silence after which a peer is given up.  A connection that was cut repeats what it sent at ever
+longer intervals: a new one is through sooner once the line is whole again."""
+SLOWEST_BYTES: Final = 100_000
+"""Per second; a peer that takes or gives less is given up."""
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_BODY_BYTES: Final = 64 * 1024
 """Of an answer; a refusal explains itself in less."""
@@ -42,7 +46,7 @@ class Channel:
         keep = False
         try:
             reader, writer = self._streams or await self._connect()
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(ANSWER_SECONDS + len(body) / SLOWEST_BYTES):
                 writer.write(self._make_head(path, len(body), headers))
                 writer.write(body)
                 await writer.drain()

@@ -2,6 +2,10 @@
 
 The ledger rules decide what is valid (`rules.check_tx`); this module only keeps what passed, in
 the order of arrival, and lets go of what a block carried, what expired and what no longer applies.
+
+What one member can make others keep is bounded by what the ledger asks of it: one answer waits per
+duty, witness, panel and hold, however often it is signed anew, and few transactions of any other
+kind.  When all is full, whoever has least waiting takes the place of whoever has most.
 """
 
 from __future__ import annotations
@@ -16,7 +20,22 @@ from milepost_consensus.errors import InvalidInput, InvalidTransaction
 from milepost_consensus.params import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS
 from milepost_consensus.rules import check_tx
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import SUBMIT, Submit, Tx, compute_tx_id, decode_payload
+from milepost_consensus.submissions import (
+    ATTEST,
+    HOLD,
+    PANEL_VOTE,
+    SUBMIT,
+    WITNESS,
+    Attest,
+    Hold,
+    PanelVote,
+    Payload,
+    Submit,
+    Tx,
+    Witness,
+    compute_tx_id,
+    decode_payload,
+)
 from milepost_node.errors import InvalidRequest
 
 MAX_TX_BYTES: Final = 1024 * 1024
@@ -24,9 +43,14 @@ MAX_TX_BYTES: Final = 1024 * 1024
 MAX_ANSWER_BYTES: Final = 8 * 1024
 """Any other transaction: a witness with the longest path has about 2.5 KiB."""
 SUBMITS_PER_SENDER: Final = 16
-"""Every submission costs all validators its storage and a validation."""
+"""Every submission costs all validators its storage and a validation.  The same number holds for
+every other kind that is no answer to something on the chain."""
 RECHECKED: Final = 256
 """Waiting transactions checked again after each block, oldest first: 0.1 ms each."""
+RECHECKED_BYTES: Final = 1024 * 1024
+"""The same in bytes of payload: the largest submission takes more than a millisecond."""
+
+Subject = tuple[bytes | str | int, ...]
 
 
 class Mempool:
@@ -38,9 +62,12 @@ class Mempool:
         self._per_sender = per_sender
         self._waiting: dict[bytes, Tx] = {}
         self._senders: Counter[bytes] = Counter()
-        self._submits: Counter[bytes] = Counter()
-        self._models: dict[bytes, bytes] = {}
-        """Transaction id of the waiting submission of each model."""
+        self._unasked: Counter[tuple[bytes, str]] = Counter()
+        """Waiting transactions that are no answers, by sender and kind."""
+        self._models: dict[bytes, Submit] = {}
+        """The waiting submission of each model."""
+        self._subjects: set[Subject] = set()
+        """What answers are waiting."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -59,14 +86,27 @@ class Mempool:
             return False
         self.validate_room(tx)
         check_tx(state, tx)
-        model = _get_model(tx)
-        if model is not None:
-            if model in self._models:
+        payload = decode_payload(tx)
+        if isinstance(payload, Submit):
+            if payload.model_digest in self._models:
                 raise InvalidTransaction(
-                    f"model {model.hex()[:16]} is being submitted already", slug="duplicate"
+                    f"model {payload.model_digest.hex()[:16]} is being submitted already",
+                    slug="duplicate",
                 )
-            self._models[model] = tx_id
-            self._submits[tx.sender] += 1
+            self._models[payload.model_digest] = payload
+        subject = _get_subject(tx.sender, payload)
+        if subject is None:
+            self._unasked[tx.sender, tx.kind] += 1
+        elif subject in self._subjects:
+            # Not a verdict on the transaction: it may come again once the other has gone.
+            raise InvalidRequest(
+                f"another {tx.kind} of this sender about the same is waiting already",
+                slug="mempool-full",
+            )
+        else:
+            self._subjects.add(subject)
+        if len(self._waiting) >= self._limit:
+            self._drop([self._get_newest(self._senders.most_common(1)[0][0])])
         self._waiting[tx_id] = tx
         self._senders[tx.sender] += 1
         return True
@@ -80,14 +120,18 @@ class Mempool:
                 f"the transaction has {size_bytes} bytes, the limit is {limit_bytes}",
                 slug="too-large",
             )
-        if tx.kind == SUBMIT and self._submits[tx.sender] >= SUBMITS_PER_SENDER:
+        if self._unasked[tx.sender, tx.kind] >= SUBMITS_PER_SENDER:
             raise InvalidRequest(
-                f"{SUBMITS_PER_SENDER} submissions of this sender are waiting already",
+                f"{SUBMITS_PER_SENDER} transactions of kind {tx.kind} of this sender are waiting"
+                " already",
                 slug="mempool-full",
             )
-        if len(self._waiting) >= self._limit or self._senders[tx.sender] >= self._per_sender:
+        waiting = self._senders[tx.sender]
+        most = max(self._senders.values(), default=0)
+        crowded = len(self._waiting) >= self._limit and waiting + 1 >= most
+        if crowded or waiting >= self._per_sender:
             raise InvalidRequest(
-                f"{len(self._waiting)} transactions are waiting, {self._senders[tx.sender]} of them"
+                f"{len(self._waiting)} transactions are waiting, {waiting} of them"
                 f" from this sender; the limits are {self._limit} and {self._per_sender}",
                 slug="mempool-full",
             )
@@ -110,13 +154,26 @@ class Mempool:
         """Let go of what the block carried, of what expired, and of what applies no more."""
         self._drop(compute_tx_id(tx, self._network) for tx in block.txs)
         self._drop([tx_id for tx_id, tx in self._waiting.items() if tx.valid_until <= state.height])
-        oldest = list(self._waiting.items())[:RECHECKED]
-        self._drop([tx_id for tx_id, tx in oldest if not _applies(state, tx)])
+        self._drop([tx_id for tx_id, tx in self._get_oldest() if not _applies(state, tx)])
 
     def get_submits(self) -> list[Submit]:
         """The submissions that wait."""
-        wanted = [self._waiting[tx_id] for tx_id in self._models.values()]
-        return [payload for tx in wanted if isinstance(payload := decode_payload(tx), Submit)]
+        return list(self._models.values())
+
+    def _get_oldest(self) -> list[tuple[bytes, Tx]]:
+        """The transactions whose turn it is to be checked again."""
+        oldest: list[tuple[bytes, Tx]] = []
+        size_bytes = 0
+        for tx_id, tx in self._waiting.items():
+            size_bytes += len(tx.payload)
+            if len(oldest) == RECHECKED or (oldest and size_bytes > RECHECKED_BYTES):
+                break
+            oldest.append((tx_id, tx))
+        return oldest
+
+    def _get_newest(self, sender: bytes) -> bytes:
+        """The id of what a sender sent last."""
+        return next(i for i in reversed(self._waiting) if self._waiting[i].sender == sender)
 
     def _drop(self, tx_ids: Iterable[bytes]) -> None:
         for tx_id in tx_ids:
@@ -126,10 +183,16 @@ class Mempool:
             self._senders[tx.sender] -= 1
             if not self._senders[tx.sender]:
                 del self._senders[tx.sender]
-            model = _get_model(tx)
-            if model is not None:
-                del self._models[model]
-                self._submits[tx.sender] -= 1
+            payload = decode_payload(tx)
+            if isinstance(payload, Submit):
+                del self._models[payload.model_digest]
+            subject = _get_subject(tx.sender, payload)
+            if subject is not None:
+                self._subjects.remove(subject)
+                continue
+            self._unasked[tx.sender, tx.kind] -= 1
+            if not self._unasked[tx.sender, tx.kind]:
+                del self._unasked[tx.sender, tx.kind]
 
 
 def _applies(state: LedgerState, tx: Tx) -> bool:
@@ -140,10 +203,15 @@ def _applies(state: LedgerState, tx: Tx) -> bool:
     return True
 
 
-def _get_model(tx: Tx) -> bytes | None:
-    """The digest of the model that a submission is about."""
-    if tx.kind != SUBMIT:
-        return None
-    payload = decode_payload(tx)
-    assert isinstance(payload, Submit)
-    return payload.model_digest
+def _get_subject(sender: bytes, payload: Payload) -> Subject | None:
+    """What an answer is about, which the ledger hears once from each sender; None for others."""
+    match payload:
+        case Hold(submission):
+            return (sender, HOLD, submission)
+        case Attest() | Witness():
+            kind = ATTEST if isinstance(payload, Attest) else WITNESS
+            return (sender, kind, payload.submission, payload.interval)
+        case PanelVote():
+            return (sender, PANEL_VOTE, payload.submission, payload.interval, payload.step)
+        case _:
+            return None

@@ -12,9 +12,12 @@ from typing import IO, Final
 import httpx
 
 from milepost_consensus.beacon import Onion
+from milepost_consensus.blocks import Block
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import Member, compute_network_id, compute_quorum
+from milepost_consensus.state import LedgerState
+from milepost_node.accepted import Accepted
 from milepost_node.admission import Admission
 from milepost_node.answers import Answers
 from milepost_node.behaviours import BEHAVIOURS
@@ -85,6 +88,7 @@ class Node:
             limit=limits.mempool_transactions,
             per_sender=limits.mempool_per_sender,
         )
+        self.accepted = Accepted(home / "accepted", self.network)
         self.peers = Peers(
             settings.genesis.members,
             own_id=settings.signer.public,
@@ -99,7 +103,7 @@ class Node:
             mempool=self.mempool,
             network=self.peers,
             on_behind=lambda sender: self.sync.request(sender),
-            on_decided=lambda block, state: self._on_decided(),
+            on_decided=self._on_decided,
             on_equivocation=lambda first, second: self.chores.on_equivocation(first, second),
         )
         self.sync = Sync(
@@ -156,7 +160,8 @@ class Node:
                 f"the journal in chain.db is damaged: {error}. {REMEDY}", slug="store-corrupt"
             ) from error
 
-    def _on_decided(self) -> None:
+    def _on_decided(self, block: Block, state: LedgerState) -> None:
+        self.accepted.on_decided(block, state)
         self.chores.on_decided()
         self.verifier.on_decided()
 
@@ -175,6 +180,7 @@ class Node:
                 "blobs_bytes": self.blobs.used_bytes,
             },
         )
+        self.accepted.hand_in(self.admission.send)
         self._running = self._spawn("runtime", self.runtime.run)
         for peer in self.peers.all:
             self._tasks.append(self._spawn(f"peer {peer.name}", peer.run))

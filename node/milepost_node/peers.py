@@ -18,7 +18,13 @@ from typing import Final
 import httpx
 
 from milepost_consensus.members import Member
-from milepost_node.channel import ANSWER_SECONDS, CONNECT_SECONDS, Channel, Poster
+from milepost_node.channel import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    SLOWEST_BYTES,
+    Channel,
+    Poster,
+)
 from milepost_node.clock import wait_for_event
 from milepost_node.envelopes import Envelope, Message, encode_batch, is_full, make_envelope
 from milepost_node.errors import PeerError
@@ -29,9 +35,8 @@ QUEUE_MESSAGES: Final = 4_096
 QUEUE_BYTES: Final = 64 * 1024 * 1024
 """What is kept for a peer that is slow or gone."""
 BACKOFF_FIRST_SECONDS: Final = 0.25
-BACKOFF_LAST_SECONDS: Final = 5.0
-SLOWEST_BYTES: Final = 100_000
-"""Per second; a peer that gives less is given up."""
+BACKOFF_LAST_SECONDS: Final = 2.0
+"""A try costs next to nothing, and the ledger stands still until enough of them succeed."""
 MESSAGES: Final = "/v1/peer/messages"
 NETWORK_HEADER: Final = "milepost-network"
 """Names the sender's network, so that nodes of two networks notice each other at once."""
@@ -126,13 +131,27 @@ class Peer:
         return False
 
     async def get(self, path: str, *, limit_bytes: int) -> tuple[bytes, int]:
-        """The body at a path and the height the peer says it is at; raises PeerError."""
+        """The body at a path and the height the peer says it is at; raises PeerError.
+
+        The peer must begin at once and keep up the pace: one that trickles would hold up whoever
+        waits for it.
+        """
         body = bytearray()
-        async with self.stream(path, limit_bytes=limit_bytes) as response:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise PeerError(f"{self.name} answered with more than {limit_bytes} bytes")
+        try:
+            async with (
+                asyncio.timeout(ANSWER_SECONDS) as pace,
+                self.stream(path, limit_bytes=limit_bytes) as response,
+            ):
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > limit_bytes:
+                        raise PeerError(f"{self.name} answered with more than {limit_bytes} bytes")
+                    due = pace.when()
+                    assert due is not None
+                    pace.reschedule(due + len(chunk) / SLOWEST_BYTES)
+        except TimeoutError as error:
+            self.note_failure(error)
+            raise PeerError(f"{self.name} failed: {type(error).__name__}") from error
         claimed = response.headers.get(HEIGHT_HEADER, "")
         return bytes(body), int(claimed) if claimed.isdecimal() and len(claimed) < 19 else 0
 

@@ -39,6 +39,7 @@ STATUS: Final = {
     "not-found": 404,
     "store-full": 507,
     "too-large": 413,
+    "too-slow": 408,
     "unknown-submission": 404,
     "wrong-network": 409,
 }
@@ -66,7 +67,8 @@ def make_problem(slug: str, detail: str, *, status: int | None = None, **more: o
         "type": f"/problems/{slug}",
         "title": problem.title if problem else "Request refused",
         "status": code,
-        "detail": detail[:MAX_DETAIL],
+        # Half of a surrogate pair cannot be written as JSON, and a refusal must never fail.
+        "detail": detail[:MAX_DETAIL].encode("utf-8", "replace").decode(),
         "instance": f"/requests/{instance}",
         **more,
     }

@@ -12,12 +12,13 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import (
     Behind,
+    BlockFetched,
     Broadcast,
     Effect,
     Equivocation,
@@ -28,6 +29,7 @@ from milepost_consensus.events import (
     PersistDecision,
     PersistJournal,
     ProposalInput,
+    ReceivedProposal,
     SetTimer,
     Start,
     TimeoutFired,
@@ -35,6 +37,7 @@ from milepost_consensus.events import (
 )
 from milepost_consensus.machine import Machine
 from milepost_consensus.state import LedgerState
+from milepost_consensus.submissions import Tx
 from milepost_node.clock import read_wall_ms
 from milepost_node.mempool import Mempool
 from milepost_node.proofs import build_proofs
@@ -44,10 +47,24 @@ logger = logging.getLogger(__name__)
 
 QUEUE_EVENTS: Final = 20_000
 """Events waiting for the machine beyond which messages are dropped; peers repeat what matters."""
+QUEUE_BYTES: Final = 64 * 1024 * 1024
+"""The same for their size: eight of the largest blocks, whoever says that they were signed."""
+LARGE_TXS: Final = 32
+LARGE_BYTES: Final = 256 * 1024
+"""A block of more transactions or bytes is executed in a thread, where it takes a tenth of a second
+and more; everything else is done sooner than a thread is told of it."""
 GOSSIP_SECONDS: Final = 1.0
 """The machine repeats an unfinished height this often; an idle one has nothing to repeat."""
 
 Listener = Callable[[Block, LedgerState], None]
+
+
+class _Waiting(NamedTuple):
+    """Events in the queue, who waits for their end, and how much of the queue they take."""
+
+    events: Sequence[Event] | None
+    done: asyncio.Future[None] | None = None
+    size_bytes: int = 0
 
 
 class Network(Protocol):
@@ -84,30 +101,35 @@ class Runtime:
         self._on_behind = on_behind
         self._on_decided = on_decided
         self._on_equivocation = on_equivocation
-        self._events: asyncio.Queue[tuple[Event | None, asyncio.Future[None] | None]] = (
-            asyncio.Queue()
-        )
+        self._events: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self.queued_bytes = 0
+        """Of peers' messages that wait for the machine."""
+        self._large_height = 0
+        """The highest height of which a large block was seen; it may be executed at any event."""
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._timers: set[asyncio.TimerHandle] = set()
 
     def post(self, event: Event) -> None:
         """Hand the machine an event of this node's own making, later."""
-        self._events.put_nowait((event, None))
+        self._events.put_nowait(_Waiting((event,)))
 
     def offer(self, event: Event) -> None:
         """Hand the machine a peer's message, later; dropped if too many events wait already."""
-        if self._events.qsize() >= QUEUE_EVENTS:
+        size_bytes = _get_size(event)
+        if self._events.qsize() >= QUEUE_EVENTS or self.queued_bytes + size_bytes > QUEUE_BYTES:
             self.counts["queue-full"] += 1
             return
-        self._events.put_nowait((event, None))
+        self.queued_bytes += size_bytes
+        self._events.put_nowait(_Waiting((event,), size_bytes=size_bytes))
 
-    async def deliver(self, event: Event) -> None:
-        """Hand the machine an event and wait until its effects are carried out.
+    async def deliver(self, *events: Event) -> None:
+        """Hand the machine events and wait until their effects are carried out.
 
-        Raises InvalidInput if the machine refuses it.
+        All that they decide is written in one commit.  Raises InvalidInput if the machine refuses
+        one of them; those before it took effect, those after it did not.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._events.put_nowait((event, done))
+        self._events.put_nowait(_Waiting(events, done))
         await done
 
     async def run(self) -> None:
@@ -118,10 +140,11 @@ class Runtime:
         self._gossip_later()
         try:
             while True:
-                event, done = await self._events.get()
-                if event is None:
+                events, done, size_bytes = await self._events.get()
+                if events is None:
                     return
-                await self._handle_answering(event, done)
+                await self._handle_answering(events, done)
+                self.queued_bytes -= size_bytes
         finally:
             for timer in self._timers:
                 timer.cancel()
@@ -131,17 +154,20 @@ class Runtime:
     def stop(self) -> None:
         """End `run` after the event at hand; what still waits is not handled."""
         self._forget_waiting()
-        self._events.put_nowait((None, None))
+        self._events.put_nowait(_Waiting(None))
 
     def _forget_waiting(self) -> None:
         while not self._events.empty():
-            _, done = self._events.get_nowait()
-            if done is not None:
-                done.cancel()
+            waiting = self._events.get_nowait()
+            self.queued_bytes -= waiting.size_bytes
+            if waiting.done is not None:
+                waiting.done.cancel()
 
-    async def _handle_answering(self, event: Event, done: asyncio.Future[None] | None) -> None:
+    async def _handle_answering(
+        self, events: Sequence[Event], done: asyncio.Future[None] | None
+    ) -> None:
         try:
-            await self._handle(event)
+            await self._handle(events)
         except InvalidInput as error:
             self.counts[error.slug] += 1
             logger.debug("refused", extra={"slug": error.slug, "reason": str(error)})
@@ -155,15 +181,37 @@ class Runtime:
             if done is not None and not done.done():
                 done.set_result(None)
 
-    async def _handle(self, event: Event) -> None:
-        pending: deque[Event] = deque([event])
+    async def _handle(self, events: Sequence[Event]) -> None:
+        pending: deque[Sequence[Event]] = deque([events])
         while pending:
-            effects = self._machine.handle(pending.popleft())
+            effects, refusal = list[Effect](), None
+            for event in pending.popleft():
+                try:
+                    effects += await self._ask_machine(event)
+                except InvalidInput as error:
+                    # The machine has moved by what came before, which therefore must not be lost.
+                    refusal = error
+                    break
+                if len(events) > 1:
+                    await asyncio.sleep(0)
             await self._persist(effects)
             for effect in effects:
                 answer = self._carry_out(effect)
                 if answer is not None:
-                    pending.append(answer)
+                    pending.append((answer,))
+            if refusal is not None:
+                raise refusal
+
+    async def _ask_machine(self, event: Event) -> list[Effect]:
+        """What the machine says to an event; the loop goes on meanwhile if that may take long.
+
+        There is only one such question at a time, because this task waits for the answer.
+        """
+        if _is_large(event):
+            self._large_height = self._machine.height + 1  # it may be of the next height
+        if self._large_height < self._machine.height:
+            return self._machine.handle(event)
+        return await asyncio.to_thread(self._machine.handle, event)
 
     async def _persist(self, effects: Sequence[Effect]) -> None:
         """Commit all that is to be persisted in one transaction; proofs go with their verdict."""
@@ -243,3 +291,26 @@ class Runtime:
 
         handle = asyncio.get_running_loop().call_later(GOSSIP_SECONDS, fire)
         self._timers.add(handle)
+
+
+def _get_txs(event: Event) -> tuple[Tx, ...]:
+    """The transactions that an event brings."""
+    match event:
+        case ReceivedProposal(proposal, _):
+            return proposal.block.txs
+        case BlockFetched(block, _):
+            return block.txs
+        case ProposalInput():
+            return event.txs
+    return ()
+
+
+def _get_size(event: Event) -> int:
+    """About how many bytes of memory an event holds."""
+    polc = len(event.proposal.polc) if isinstance(event, ReceivedProposal) else 0
+    return 512 * (1 + polc) + sum(512 + len(tx.payload) for tx in _get_txs(event))
+
+
+def _is_large(event: Event) -> bool:
+    txs = _get_txs(event)
+    return len(txs) > LARGE_TXS or sum(len(tx.payload) for tx in txs) > LARGE_BYTES

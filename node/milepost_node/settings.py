@@ -14,7 +14,6 @@ A wrong value raises SettingsError naming the file, the key and what is allowed.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -24,7 +23,7 @@ from typing import Any, Final
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import Genesis, validate_genesis
-from milepost_consensus.views import from_view
+from milepost_consensus.views import from_view, parse_json
 from milepost_node.errors import SettingsError
 
 BEHAVIOURS: Final = ("", "ordered", "chaotic")
@@ -94,13 +93,14 @@ def read_settings(home: Path) -> Settings:
     file = home / "node.toml"
     try:
         table = tomllib.loads(_read(file))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError is a ValueError; a number of 5,000 digits raises one of another kind.
         raise SettingsError(f"{file.name} is not TOML: {error}") from error
     known = {"host", "port", "name", "malicious", "threads", "log_level", "limits"}
     for key in table:
         if key not in known:
             raise SettingsError(
-                f"{file.name}: unknown key {key!r}; known are {', '.join(sorted(known))}"
+                f"{file.name}: unknown key {_show(key)}; known are {', '.join(sorted(known))}"
             )
     return Settings(
         home=home,
@@ -123,7 +123,7 @@ def _read_limits(table: object) -> Limits:
     for key in table:
         if key not in names:
             raise SettingsError(
-                f"node.toml: unknown key limits.{key}; known are {', '.join(sorted(names))}"
+                f"node.toml: unknown key limits.{key[:80]}; known are {', '.join(sorted(names))}"
             )
     values = {
         key: _integer(table, key, low=low, high=high, prefix="limits.")
@@ -149,10 +149,8 @@ def _read(file: Path) -> str:
 
 def _read_genesis(file: Path) -> Genesis:
     try:
-        genesis = from_view(Genesis, json.loads(_read(file)))
+        genesis = from_view(Genesis, parse_json(_read(file)))
         validate_genesis(genesis)
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{file.name} is not JSON: {error}", slug="bad-genesis") from error
     except InvalidInput as error:
         raise SettingsError(f"{file.name}: {error}", slug="bad-genesis") from error
     return genesis
@@ -180,11 +178,19 @@ def _read_key(file: Path) -> Ed25519Signer:
     return Ed25519Signer.from_seed(seed)
 
 
+def _show(value: object) -> str:
+    """A value as an error shows it; not all of a whole file, or of a number without end."""
+    try:
+        return repr(value)[:80]
+    except (ValueError, RecursionError):  # Python writes no integer of 5,000 digits
+        return f"a {type(value).__name__} too large to show"
+
+
 def _text(table: Mapping[str, Any], key: str, *, default: str | None = None) -> str:
     value = table.get(key, default)
     if not isinstance(value, str) or not value or len(value) > 128 or not value.isprintable():
         raise SettingsError(
-            f"node.toml: {key} = {value!r} must be text of 1 to 128 printable characters"
+            f"node.toml: {key} = {_show(value)} must be text of 1 to 128 printable characters"
         )
     return value
 
@@ -193,7 +199,7 @@ def _choice(table: Mapping[str, Any], key: str, allowed: tuple[str, ...], *, def
     value = table.get(key, default)
     if value not in allowed:
         listed = ", ".join(f'"{item}"' for item in allowed)
-        raise SettingsError(f"node.toml: {key} = {value!r} must be one of {listed}")
+        raise SettingsError(f"node.toml: {key} = {_show(value)} must be one of {listed}")
     return str(value)
 
 
@@ -209,6 +215,6 @@ def _integer(
     value = table.get(key, default)
     if type(value) is not int or not low <= value <= high:
         raise SettingsError(
-            f"node.toml: {prefix}{key} = {value!r} must be a whole number from {low} to {high}"
+            f"node.toml: {prefix}{key} = {_show(value)} must be a whole number from {low} to {high}"
         )
     return value

@@ -138,9 +138,9 @@ class Store:
             found.append(row)
         return found
 
-    def get_blocks_before(self, height: int, *, limit: int) -> list[StoredBlock]:
-        """The newest blocks below `height`, newest first."""
-        return list(self._rows("WHERE height < ? ORDER BY height DESC LIMIT ?", (height, limit)))
+    def get_block_before(self, height: int) -> StoredBlock | None:
+        """The newest block below `height`; one at a time, since each may have megabytes."""
+        return next(self._rows("WHERE height < ? ORDER BY height DESC LIMIT 1", (height,)), None)
 
     def read_chain(self) -> Iterator[StoredBlock]:
         """Every decided block, lowest height first."""

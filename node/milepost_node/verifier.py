@@ -15,6 +15,7 @@ from typing import Final
 
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.errors import InvalidInput
+from milepost_consensus.members import VERIFIER
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     Accusation,
@@ -101,6 +102,10 @@ class Verifier:
             wake.set()
 
     async def _serve_retracing(self) -> None:
+        # The framework takes seconds of both processors: only who retrains needs it.
+        while not self._is_verifier():
+            self._wakes[1].clear()
+            await wait_for_event(self._wakes[1], LOOK_SECONDS)
         while not self.device_classes:
             try:
                 await self._retracer.start()
@@ -117,6 +122,11 @@ class Verifier:
                 )
         logger.info("ready to retrain", extra={"device_classes": list(self.device_classes)})
         await self._serve(plan_retracing, self._wakes[1])
+
+    def _is_verifier(self) -> bool:
+        """Whether the ledger may elect this node; members' roles change."""
+        member = self._get_state().members.get(self._me)
+        return member is not None and bool(member.roles & VERIFIER)
 
     async def _repeat(self) -> None:
         while True:

@@ -7,10 +7,15 @@ import sys
 from collections.abc import Callable
 
 from tests.bench.arithmetic import bench_arithmetic
+from tests.bench.catchup import bench_catchup
+from tests.bench.commits import bench_commits
+from tests.bench.faults import bench_faults
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
 from tests.bench.simulated import bench_simulated
+from tests.bench.stalls import bench_stalls
+from tests.bench.throughput import bench_throughput
 
 BENCHES: dict[str, Callable[[], None]] = {
     "arithmetic": bench_arithmetic,
@@ -18,6 +23,11 @@ BENCHES: dict[str, Callable[[], None]] = {
     "rounded": bench_rounded,
     "ledger": bench_ledger,
     "simulated": bench_simulated,
+    "catchup": bench_catchup,
+    "throughput": bench_throughput,
+    "commits": bench_commits,
+    "faults": bench_faults,
+    "stalls": bench_stalls,
 }
 
 

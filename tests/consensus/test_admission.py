@@ -125,6 +125,8 @@ def test_good_proposals_pass() -> None:
             ),
             InvalidMessage,
         ),
+        # All of them of one round, but not of the one that the proposal names.
+        (FOUR.make_proposal(BLOCK, round_=2, polc=POLC, valid_round=1), InvalidMessage),
         (
             FOUR.make_proposal(
                 BLOCK, round_=1, polc=(*POLC[:2], FOUR.make_vote(0, PREVOTE, BLOCK_ID, height=2))

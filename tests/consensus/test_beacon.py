@@ -273,6 +273,17 @@ def test_the_next_onion_is_used_once_the_present_one_is_used_up() -> None:
     assert last.proposer == make_signer("node-0").public
 
 
+def test_the_promise_of_an_onion_is_a_digest_and_a_number_of_reveals() -> None:
+    ledger = Ledger(make_genesis(4))
+    onion = make_onion(make_signer("node-0"))
+    head = onion.get_head(1)
+    assert onion.links == LINKS
+    for refresh in (OnionRefresh(head[:31], LINKS), OnionRefresh(b"", 1), OnionRefresh(head, 0)):
+        with pytest.raises(InvalidInput, match="onion"):
+            check_tx(ledger.state, ledger.sign(refresh, "node-0"))
+    check_tx(ledger.state, ledger.sign(OnionRefresh(head, onion.links), "node-0"))
+
+
 def test_an_onion_promised_later_counts_only_after_f_plus_one_others_revealed() -> None:
     ledger = Ledger(make_genesis(4))
     ledger.run(1)

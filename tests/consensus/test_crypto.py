@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +99,38 @@ def test_signature_verifies_only_for_its_kind_network_body_and_key() -> None:
     ):
         with pytest.raises(InvalidSignature):
             verify_signature(public, signature, kind=kind, body=body, network=network)
+
+
+def test_remembered_signature_is_good_for_nothing_but_what_it_signed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bytes] = []
+
+    class Counting:
+        def __init__(self, public: bytes) -> None:
+            self._key = Ed25519PublicKey.from_public_bytes(public)
+
+        def verify(self, signature: bytes, digest: bytes) -> None:
+            asked.append(digest)
+            self._key.verify(signature, digest)
+
+    monkeypatch.setattr(
+        "milepost_consensus.crypto.Ed25519PublicKey", SimpleNamespace(from_public_bytes=Counting)
+    )
+    signer, other = make_signer("remembered"), make_signer("b")
+    good, bad = signer.sign("tx", b"once", NETWORK), other.sign("tx", b"once", NETWORK)
+    for _ in range(3):
+        verify_signature(signer.public, good, kind="tx", body=b"once", network=NETWORK)
+    assert len(asked) == 1
+    for public, signature, body in (
+        (signer.public, bad, b"once"),
+        (other.public, good, b"once"),
+        (signer.public, good, b"twice"),
+    ):
+        for _ in range(2):
+            with pytest.raises(InvalidSignature):
+                verify_signature(public, signature, kind="tx", body=body, network=NETWORK)
+    assert len(asked) == 1 + 3 * 2, "what did not verify is asked again"
 
 
 @given(st.integers(0, 511))

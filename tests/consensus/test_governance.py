@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus.encoding import encode
-from milepost_consensus.errors import InvalidInput
+from milepost_consensus.errors import InvalidInput, InvalidMessage
+from milepost_consensus.events import Behind, ReceivedVote
 from milepost_consensus.governance import (
     MAX_EVIDENCE_AGE,
     PROPOSAL,
@@ -16,6 +17,7 @@ from milepost_consensus.governance import (
     make_evidence,
     sign_update,
 )
+from milepost_consensus.inbox import Inbox
 from milepost_consensus.members import VALIDATOR, VERIFIER, Member, compute_validators_hash
 from milepost_consensus.params import Params
 from milepost_consensus.rules import check_tx
@@ -174,6 +176,28 @@ def test_a_member_joins_at_the_height_that_two_thirds_approved() -> None:
     assert joining.id in ledger.get(submission).quorum
 
 
+def test_early_words_are_checked_against_the_validators_of_their_height() -> None:
+    """Who joins with the next height may speak early, who leaves with it may not."""
+    joining = make_member("joining")
+    leaving = next(m for m in Ledger(make_genesis(5)).state.members.values() if m.name == "node-3")
+    for member, name, early, late in (
+        (joining, "joining", True, False),
+        (replace(leaving, roles=0), "node-3", False, True),
+    ):
+        ledger = Ledger(make_genesis(5))
+        ledger.apply([ledger.sign(make_update(ledger, [member]), "node-0")])
+        for height, heard in ((3, early), (2, late)):
+            bare = Vote(height, 0, PREVOTE, NIL, member.id)
+            vote = ReceivedVote(sign_vote(bare, make_signer(name), ledger.state.network))
+            inbox = Inbox(ledger.state, ())
+            if heard:
+                behind = [Behind(3, member.id)] if height == 3 else []
+                assert inbox.receive(vote, round_=0) == behind
+            else:
+                with pytest.raises(InvalidMessage, match="not a validator"):
+                    inbox.receive(vote, round_=0)
+
+
 def test_a_member_leaves_and_its_entries_stay() -> None:
     ledger = Ledger(make_genesis(5))
     leaving = next(m for m in ledger.state.members.values() if m.name == "node-3")
@@ -222,6 +246,15 @@ def test_updates_that_are_refused() -> None:
     ledger.run(3)
     refuse(ledger, ledger.sign(good, "node-0"), "bad-encoding", "effective_height")
     check_tx(ledger.state, ledger.sign(make_update(ledger, [make_member("other")]), "node-0"))
+
+
+def test_a_network_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(make_genesis(4))
+    update = ledger.sign(make_update(ledger, [make_member("joining")]), "node-0")
+    monkeypatch.setattr("milepost_consensus.governance.MAX_MEMBERS", len(ledger.state.members))
+    refuse(ledger, update, "bad-transaction", "6 members")
+    monkeypatch.setattr("milepost_consensus.governance.MAX_MEMBERS", len(ledger.state.members) + 1)
+    check_tx(ledger.state, update)
 
 
 def test_the_last_validator_cannot_leave() -> None:

@@ -22,7 +22,7 @@ from milepost_consensus.members import (
     get_verifiers,
     validate_genesis,
 )
-from milepost_consensus.params import MAX_MEMBERS, Params
+from milepost_consensus.params import BLOCK_HASH, MAX_MEMBERS, Params
 from tests.support.ledger import make_genesis, make_hash
 
 
@@ -105,3 +105,14 @@ def test_a_sound_genesis_is_accepted() -> None:
 def test_an_unusable_genesis_is_refused(genesis: Genesis) -> None:
     with pytest.raises(InvalidInput):
         validate_genesis(genesis)
+
+
+def test_the_beacon_needs_the_promises_of_all_validators() -> None:
+    genesis = make_genesis(4)
+    bare = tuple(
+        replace(m, onion=b"", onion_left=0) if m.name in ("node-1", "node-2") else m
+        for m in genesis.members
+    )
+    with pytest.raises(InvalidInput, match=r"node-. and 1 more validators promise no reveals"):
+        validate_genesis(replace(genesis, members=bare))
+    validate_genesis(replace(genesis, members=bare, params=Params(seed_source=BLOCK_HASH)))

@@ -82,6 +82,14 @@ def test_when_all_agree_the_model_is_valid_and_fully_retraced() -> None:
     assert (verdict.anchored_height, verdict.height) == (1, 8)
 
 
+def test_a_verdict_is_for_ever() -> None:
+    ledger, _, submission = start()
+    ledger.attest_open(submission)
+    finish(ledger, submission)
+    decided, terms = ledger.get(submission), get_terms(ledger.state)
+    assert advance(decided, terms, height=decided.deadline + 1_000) == (decided, None)
+
+
 def test_the_timeline_follows_the_windows() -> None:
     ledger = Ledger(make_genesis(4, params=SHORT))
     submission = ledger.submit(make_record())

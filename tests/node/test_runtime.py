@@ -118,6 +118,35 @@ async def test_state_that_others_see_is_on_disk(
         assert bench.runtime.state.height >= 1
 
 
+async def test_blocks_delivered_together_are_written_in_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_bench(tmp_path, 4) as bench:
+        commits: list[tuple[int, list[int]]] = []
+        commit = bench.store.commit
+
+        def watch(journal: bytes | None, decisions: list[Decision]) -> None:
+            heights = [decision.block.header.height for decision in decisions]
+            commits.append((bench.runtime.state.height, heights))
+            commit(journal, decisions)
+
+        monkeypatch.setattr(bench.store, "commit", watch)
+        bench.ledger.run(5)
+        fetched = [BlockFetched(b, certify(b, bench.ledger.state)) for b in bench.ledger.blocks]
+        await bench.runtime.deliver(*fetched[:3])
+        assert commits == [(0, [1, 2, 3])]
+        assert bench.decided == [1, 2, 3]
+        # What came before a bad one is not lost: the machine has moved by it.
+        forged = BlockFetched(fetched[4].block, fetched[3].certificate)
+        with pytest.raises(InvalidInput):
+            await bench.runtime.deliver(fetched[3], forged, fetched[4])
+        assert commits[1:] == [(3, [4])]
+        assert bench.runtime.state.height == 4
+        await bench.runtime.deliver()
+        await bench.runtime.deliver(fetched[4])
+        assert bench.runtime.state.last_id == bench.ledger.state.last_id
+
+
 async def test_invalid_events_change_nothing_and_are_counted(tmp_path: Path) -> None:
     async with open_bench(tmp_path, 4) as bench:
         forged = Vote(1, 0, PREVOTE, bytes(32), make_signer("node-1").public, bytes(64))

@@ -161,7 +161,8 @@ def test_ranges_of_blocks(tmp_path: Path) -> None:
     assert heights(5, 10) == [5, 6]
     assert heights(7, 10) == []
     assert heights(1, 10, limit_bytes=1) == [1], "one block always fits"
-    assert [row.height for row in store.get_blocks_before(4, limit=2)] == [3, 2]
+    below = [store.get_block_before(height) for height in (99, 4, 1)]
+    assert [row.height if row else None for row in below] == [6, 3, None]
     assert store.get_block(9) is None
     store.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus.crypto import ZERO_DIGEST, Ed25519Signer
-from milepost_consensus.members import Genesis
+from milepost_consensus.members import VALIDATOR, Genesis
 from milepost_consensus.rules import check_tx
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
@@ -125,6 +126,21 @@ async def working(desk: Desk) -> AsyncIterator[None]:
 
 def count_duties(desk: Desk, submission: bytes) -> int:
     return sum(duty.verifier == desk.me for duty in desk.ledger.get(submission).duties)
+
+
+async def test_nothing_is_loaded_to_retrain_before_the_node_is_a_verifier(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.have_files()
+    state = desk.ledger.state
+    bare = replace(state.members[desk.me], roles=VALIDATOR)
+    desk.ledger.state = replace_fields(state, members={**state.members, desk.me: bare})
+    submission = desk.ledger.submit(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: desk.said == [Hold(submission)])
+        assert ("start", 0) not in desk.retracer.asked
+        desk.ledger.state = replace_fields(desk.ledger.state, members=state.members)
+        desk.verifier.on_decided()
+        await wait_until(lambda: ("start", 0) in desk.retracer.asked)
 
 
 async def test_record_is_fetched_validated_and_held(tmp_path: Path) -> None:
@@ -339,8 +355,6 @@ async def test_wrong_arithmetic_is_said_loudly(
 
 def replace_submit(upload: Upload, submit: Submit) -> Upload:
     """The same upload under another statement."""
-    from dataclasses import replace as replace_fields
-
     return replace_fields(upload, record=replace_fields(upload.record, submit=submit))
 
 

@@ -107,10 +107,13 @@ class NodeProcesses:
         *,
         params: Params = QUICK,
         malicious: Mapping[int, str] | None = None,
+        genesis: Genesis | None = None,
     ) -> None:
+        """With `genesis`, its members node-0 to node-(count - 1) are started, at endpoints of this
+        machine; without, all members are nodes with `params`."""
         ports = find_ports(count)
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
-        bare = make_genesis(count, params=params)
+        bare = genesis or make_genesis(count, params=params)
         names = [f"node-{i}" for i in range(count)]
         members = tuple(
             msgspec.structs.replace(member, endpoint=self.urls[names.index(member.name)])
@@ -163,6 +166,16 @@ class NodeProcesses:
         """Until all started nodes say that they are ready."""
         for index in self.running:
             poll(partial(self._is_ready, index), START_SECONDS, f"node {index} ready")
+
+    def get_height(self, index: int) -> int:
+        """The height a node says it is at; -1 while it does not answer."""
+        code = self.running[index].poll()
+        assert code is None, f"node {index} ended with {code}:\n{self.read_log(index)}"
+        try:
+            shown = self.get(index, "/v1/status")
+        except httpx.HTTPError:
+            return -1
+        return int(shown["height"])
 
     def _is_ready(self, index: int) -> bool:
         code = self.running[index].poll()

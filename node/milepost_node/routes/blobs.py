@@ -12,7 +12,7 @@ from milepost_node.blobs import parse_digest
 from milepost_node.bodies import read_body, stream_body
 from milepost_node.errors import InvalidRequest
 from milepost_node.problem_json import JsonAnswer
-from milepost_node.routes.access import get_node
+from milepost_node.routes.access import get_node, run_aside
 
 router = APIRouter(prefix="/v1/blobs")
 
@@ -44,7 +44,7 @@ async def post_missing(request: Request) -> Response:
             slug="too-large",
         )
     digests = [parse_digest(text) for text in question.digests]
-    missing = get_node(request).blobs.get_missing(digests)
+    missing = await run_aside(request, get_node(request).blobs.get_missing, digests)
     return JsonAnswer({"missing": [digest.hex() for digest in missing]})
 
 

@@ -1,9 +1,14 @@
-"""The ledger for people and light clients: status, genesis, blocks, submissions, proofs."""
+"""The ledger for people and light clients: status, genesis, blocks, submissions, proofs.
+
+A block may have eight megabytes and a submission two thousand duties: what shows them runs in a
+thread, one object after the other, so that votes and timers never wait for a reader.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
@@ -14,12 +19,15 @@ from milepost_consensus.submissions import Submission
 from milepost_consensus.views import to_view
 from milepost_node.errors import InvalidRequest
 from milepost_node.problem_json import JsonAnswer
-from milepost_node.routes.access import get_node
+from milepost_node.routes.access import get_node, run_aside
+from milepost_node.store import StoredBlock
 
 router = APIRouter(prefix="/v1")
 
 LISTED: Final = 20
 MAX_LISTED: Final = 100
+LISTED_BYTES: Final = 4 * 1024 * 1024
+"""A list stops here, though it always holds one submission."""
 MIN_PREFIX: Final = 6
 """Hex digits of a submission id that a person must give at least."""
 _HEX: Final = frozenset("0123456789abcdef")
@@ -46,9 +54,10 @@ async def get_blocks(
     """Headers of the newest blocks, or of those below `before`, newest first."""
     node = get_node(request)
     top = min(before if before is not None else 2**62, node.runtime.state.height + 1)
-    entries = []
-    for stored in node.store.get_blocks_before(top, limit=limit):
-        block = decode(Block, stored.block)
+    entries: list[dict[str, object]] = []
+    while len(entries) < limit and (stored := node.store.get_block_before(top)) is not None:
+        block = await run_aside(request, decode, Block, stored.block)
+        top = stored.height
         entries.append(
             {
                 "id": stored.id.hex(),
@@ -70,28 +79,30 @@ async def get_block(request: Request, height: int) -> Response:
             f"there is no block {height}; this node is at height {node.runtime.state.height}",
             slug="not-found",
         )
-    return JsonAnswer(
-        {
-            "id": stored.id.hex(),
-            "block": to_view(decode(Block, stored.block)),
-            "certificate": to_view(decode(Certificate, stored.certificate)),
-        }
-    )
+    return JsonAnswer(await run_aside(request, _view_block, stored))
 
 
 @router.get("/submissions", response_class=JsonAnswer)
 async def get_submissions(request: Request, limit: Limit = LISTED) -> Response:
-    """The newest submissions, newest first."""
+    """The newest submissions, newest first; fewer than asked for where they are very large."""
     state = get_node(request).runtime.state
     newest = sorted(state.submissions.values(), key=lambda item: (-item.anchored_height, item.id))
-    return JsonAnswer({"submissions": [_view(state, item) for item in newest[:limit]]})
+    shown: list[msgspec.Raw] = []
+    size_bytes = 0
+    for item in newest[:limit]:
+        view = await run_aside(request, _view, state, item)
+        size_bytes += len(view)
+        if shown and size_bytes > LISTED_BYTES:
+            break
+        shown.append(view)
+    return JsonAnswer({"submissions": shown})
 
 
 @router.get("/submissions/{name}", response_class=JsonAnswer)
 async def get_submission(request: Request, name: str) -> Response:
     """One submission by its id, or by the beginning of it, with its verdict or null."""
     state = get_node(request).runtime.state
-    return JsonAnswer(_view(state, find_submission(state, name)))
+    return JsonAnswer(await run_aside(request, _view, state, find_submission(state, name)))
 
 
 @router.get("/submissions/{name}/proof", response_class=JsonAnswer)
@@ -135,9 +146,19 @@ def find_submission(state: LedgerState, name: str) -> Submission:
     return found[0]
 
 
-def _view(state: LedgerState, submission: Submission) -> dict[str, object]:
+def _view(state: LedgerState, submission: Submission) -> msgspec.Raw:
     verdict = state.verdicts.get(submission.id)
-    return {
+    view = {
         "submission": to_view(submission),
         "verdict": to_view(verdict) if verdict is not None else None,
     }
+    return msgspec.Raw(msgspec.json.encode(view))
+
+
+def _view_block(stored: StoredBlock) -> msgspec.Raw:
+    view = {
+        "id": stored.id.hex(),
+        "block": to_view(decode(Block, stored.block)),
+        "certificate": to_view(decode(Certificate, stored.certificate)),
+    }
+    return msgspec.Raw(msgspec.json.encode(view))

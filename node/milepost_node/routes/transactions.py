@@ -17,11 +17,15 @@ router = APIRouter(prefix="/v1")
 async def post_transaction(request: Request) -> Response:
     """Take in a signed transaction, given as its canonical bytes.
 
-    A submission is answered once its whole record was validated; its files must be here before.
+    A submission is answered once its whole record was validated and the transaction is on disk;
+    its files must be here before.
     """
     data = await read_body(request, limit_bytes=MAX_TX_BYTES)
-    admitted = await get_node(request).admission.admit(data)
+    node = get_node(request)
+    admitted = await node.admission.admit(data)
     submission = admitted.submission_id
+    if submission is not None:
+        await node.accepted.keep(data)
     return JsonAnswer(
         {
             "id": admitted.tx_id.hex(),

@@ -1,0 +1,81 @@
+"""The corpus, replayed: each file is refused, or is exactly what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from milepost_consensus.encoding import Wire, decode, encode
+from milepost_node.envelopes import decode_batch, encode_batch, open_envelope
+from milepost_node.errors import SettingsError
+from milepost_node.settings import read_settings
+from tests.fuzz.corpus_seeds import CORPUS, make_seeds
+from tests.fuzz.properties import assert_bounded, assert_explained, refuse_or_return
+from tests.fuzz.stage import make_request, open_stage
+from tests.fuzz.test_files import READERS, read_bundle
+from tests.fuzz.values import get_wire_types
+from tests.support.nodes import make_named_genesis, write_home
+
+FILES = sorted(CORPUS.glob("*.bin"))
+TYPES = {kind.__name__: kind for kind in get_wire_types()}
+
+
+def read_canonical(kind: type[Wire], data: bytes) -> None:
+    assert encode(decode(kind, data)) == data
+
+
+def read_batch(data: bytes) -> None:
+    batch = decode_batch(data)
+    assert decode_batch(encode_batch(batch)) == batch
+    for envelope in batch:
+        refuse_or_return(lambda _: open_envelope(envelope), b"")  # noqa: B023
+
+
+def read_toml(data: bytes, folder: Path) -> None:
+    home = write_home(folder / "home", make_named_genesis(4), "node-1")
+    (home / "node.toml").write_bytes(data)
+    with pytest.raises(SettingsError) as caught:
+        read_settings(home)
+    assert_explained(caught.value, caught.value.slug)
+
+
+async def say(data: bytes, folder: Path) -> None:
+    async with asyncio.timeout(60), open_stage(folder) as stage:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+        writer.write(data)
+        writer.write_eof()
+        answer = await reader.read(100)
+        writer.transport.abort()
+        assert answer[9:12] in (b"", b"400", b"404", b"405", b"413", b"422"), answer
+        assert (await stage.say(make_request("GET", "/health/live"))).status == 200
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_replay(file: Path, tmp_path: Path) -> None:
+    reader, _, _ = file.name.partition("--")
+    data = file.read_bytes()
+    if reader in TYPES:
+        refuse_or_return(lambda data: read_canonical(TYPES[reader], data), data)
+        assert_bounded(lambda data: decode(TYPES[reader], data), data)
+    elif reader in READERS:
+        assert refuse_or_return(READERS[reader][0], data) is None
+        assert_bounded(READERS[reader][0], data)
+    elif reader == "batch":
+        refuse_or_return(read_batch, data)
+        assert_bounded(decode_batch, data)
+    elif reader == "proof":
+        assert refuse_or_return(read_bundle, data) is None
+    elif reader == "node.toml":
+        read_toml(data, tmp_path)
+    else:
+        assert reader == "http", f"no reader for {file.name}"
+        asyncio.run(say(data, tmp_path))
+
+
+def test_files_are_what_their_descriptions_say() -> None:
+    for name, data in make_seeds().items():
+        assert (CORPUS / f"{name}.bin").read_bytes() == data, (
+            "run python -m tests.fuzz.corpus_seeds"
+        )

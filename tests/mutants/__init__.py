@@ -1,0 +1,1 @@
+"""Seeded protocol bugs: would the tests notice?  `python -m tests.mutants`."""
