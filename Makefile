@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Several processes share the cores while tests run: threads that wait should sleep, not spin.
 SHARED := OMP_WAIT_POLICY=passive
+# For `make simulate`; GENERATOR=liveness plays one kind of schedule only.
+SCHEDULES ?= 1000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench mutants coverage lint types imports fast lock clean
+.PHONY: help demo test check bench simulate mutants coverage lint types imports fast lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,6 +48,9 @@ fast: $(STAMP)  ## tests that neither train nor start processes
 
 bench: $(STAMP)  ## measured ratios: recorder overhead, block latency, submit to verdict
 	$(BIN)/python -m tests.bench
+
+simulate: $(STAMP)  ## schedules with faults and liars against the laws of the ledger: SCHEDULES=3000 SEED=7
+	$(BIN)/python -m tests.simulation --schedules $(SCHEDULES) --seed $(SEED) $(if $(GENERATOR),--generator $(GENERATOR))
 
 mutants: $(STAMP)  ## would the tests notice? runs them against every seeded protocol bug, about four minutes
 	$(SHARED) $(BIN)/python -m tests.mutants

@@ -24,7 +24,7 @@ from milepost_consensus.members import compute_quorum
 from milepost_consensus.rules import get_proposer
 from milepost_consensus.state import LedgerState
 from milepost_consensus.tally import PROPOSAL, ROUNDS_AHEAD, ROUNDS_BEHIND, Seen, Tally
-from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
+from milepost_consensus.votes import PRECOMMIT, PREVOTE, Proposal, Vote
 
 EARLY_ROUNDS: Final = 2
 """Rounds of the next height whose messages are kept until it starts."""
@@ -86,10 +86,9 @@ class Inbox:
             self._straggler = False
         effects: list[Effect] = [Broadcast(message) for message in known]
         for final_round, block_id in self.tally.get_quorums(PRECOMMIT):
-            if block_id != NIL:
-                # Final, and yet not decided here: the block never came.  Ask the voters in turn.
-                votes = self.tally.get_votes_for(final_round, PRECOMMIT, block_id)
-                effects.append(Behind(self._height + 1, votes[self._gossips % len(votes)].sender))
+            # Final, and yet not decided here: the block never came.  Ask the voters in turn.
+            votes = self.tally.get_votes_for(final_round, PRECOMMIT, block_id)
+            effects.append(Behind(self._height + 1, votes[self._gossips % len(votes)].sender))
         return effects
 
     def keep_proposal(self, proposal: Proposal, *, timely: bool) -> None:

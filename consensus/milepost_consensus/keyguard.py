@@ -9,7 +9,7 @@ else or by a past of ours that the disk has forgotten: then this machine signs n
 Without a journal the mark is unknown, and the machine follows in quarantine until two heights in
 a row were decided by votes that it heard itself.  docs/decisions/0005-key-in-use.md says why two
 are enough, and what cannot be noticed.  At genesis nobody can have signed much: a machine that is
-started there signs at once, and after heights 1 and 2 at the latest.
+started there signs at once, unless it meets a signature of its own; then it signs above height 2.
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ class KeyGuard:
         """Whether `start` was called."""
         return self._started
 
+    @property
+    def examines_fetched(self) -> bool:
+        """Whether a signature of this key on a fetched block would be news."""
+        return self.settled or (self.mark == ORIGIN and self._started)
+
     def start(self) -> bool:
         """The adapter has listened long enough for what others have of this key.
 
@@ -120,14 +125,14 @@ class KeyGuard:
             return
         self._live_heights = self._live_heights + 1 if live else 0
         if self.mark == ORIGIN and self._started:
-            self.pass_genesis()
+            self.settled = True  # it was there from the first height on
         elif self._live_heights < LIVE_HEIGHTS:
             self.mark = None
         elif self.mark is None:
             self._sign_above(height)
 
-    def pass_genesis(self) -> None:
-        """The machine was at genesis when the others were, and signed nothing."""
+    def _pass_genesis(self) -> None:
+        """The machine was at genesis when the others were, but its key was not new."""
         self._sign_above(GENESIS_HEIGHTS)
         self.settled = True
 
@@ -142,7 +147,7 @@ class KeyGuard:
         """
         if self.mark == ORIGIN:
             if self._started:
-                self.pass_genesis()
+                self._pass_genesis()
             else:
                 self.mark = None
             return False

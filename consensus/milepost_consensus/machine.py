@@ -379,7 +379,7 @@ class Machine:
             )
         verify_certificate(certificate, header, self.state.validators, self.state.network)
         after = validate_block(self.state, block, now_ms=None)
-        if self._guard.settled:
+        if self._guard.examines_fetched:
             # Otherwise it is no news that this key signed, and being behind restarts quarantine.
             self._examine(*get_precommits(certificate, self.state.validators))
             self._examine_proposer(block)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from milepost_consensus.blocks import Block
-from milepost_consensus.votes import Proposal, Vote
+from milepost_consensus.votes import NIL, Proposal, Vote
 
 PROPOSAL: Final = 0
 """Stands for a proposal where votes have PREVOTE or PRECOMMIT."""
@@ -86,8 +86,12 @@ class Tally:
         return self._quorums.get((round_, type_))
 
     def get_quorums(self, type_: int) -> list[tuple[int, bytes]]:
-        """Round and block id of all quorums of a type, lowest round first."""
-        return sorted((r, block_id) for (r, t), block_id in self._quorums.items() if t == type_)
+        """Round and block id of all quorums of a type for a block, lowest round first."""
+        return sorted(
+            (round_, block_id)
+            for (round_, t), block_id in self._quorums.items()
+            if t == type_ and block_id != NIL
+        )
 
     def get_votes_for(self, round_: int, type_: int, block_id: bytes) -> tuple[Vote, ...]:
         """The votes for one block id, ordered by sender."""

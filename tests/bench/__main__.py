@@ -13,6 +13,7 @@ from tests.bench.faults import bench_faults
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
+from tests.bench.simulated import bench_simulated
 from tests.bench.stalls import bench_stalls
 from tests.bench.throughput import bench_throughput
 
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "recorder": bench_recorder,
     "rounded": bench_rounded,
     "ledger": bench_ledger,
+    "simulated": bench_simulated,
     "catchup": bench_catchup,
     "throughput": bench_throughput,
     "commits": bench_commits,

@@ -53,6 +53,8 @@ def test_rounds_left_behind_are_forgotten() -> None:
     tally.accuse(0, PRECOMMIT, b"someone")
     tally.drop_below(1)
     assert tally.get_block(BLOCK_ID) is None
-    assert tally.get_quorums(PRECOMMIT) == [(1, NIL)]
+    assert tally.get_quorum(0, PRECOMMIT) is None
+    assert tally.get_quorum(1, PRECOMMIT) == NIL
+    assert tally.get_quorums(PRECOMMIT) == [], "a quorum for NIL makes nothing final"
     assert {vote.round for vote in tally.get_votes(0)} == {1}
     assert not tally.is_accused(0, PRECOMMIT, b"someone")

@@ -37,7 +37,9 @@ from milepost_consensus.machine import Machine
 from milepost_consensus.votes import Proposal, Vote, get_claim
 from milepost_node.chain import read_journal, replay_chain
 from milepost_node.store import Decision, Store
-from tests.support.simulator import Node, Plan, Simulation
+from tests.simulation.nodes import Node
+from tests.simulation.options import Options
+from tests.simulation.simulation import Simulation
 from tests.support.validators import Validators
 
 ME: Final = 1
@@ -54,11 +56,11 @@ class Recording(Simulation):
     else, and then would rightly take them for somebody else's.
     """
 
-    def __init__(self, plan: Plan, seed: int) -> None:
-        super().__init__(plan, seed)
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
         self.told: list[Event] = []
 
-    def _tell(self, node: Node, event: Event, *, trusted: bool = True) -> None:
+    def tell(self, node: Node, event: Event, trusted: bool = True) -> None:
         own = self.validators.signers[ME].public
         match event:
             case ReceivedVote(vote):
@@ -67,13 +69,13 @@ class Recording(Simulation):
                 foreign = own not in (proposal.sender, *(vote.sender for vote in proposal.polc))
             case _:
                 foreign = not isinstance(event, BlockFetched)
-        if node.name == ME and foreign:
+        if node.index == ME and foreign:
             self.told.append(event)
-        super()._tell(node, event, trusted=trusted)
+        super().tell(node, event, trusted)
 
     def make_served(self) -> list[Event]:
         """The blocks as a peer serves them, signed by the others."""
-        others = [i for i in range(self.plan.count) if i != ME]
+        others = [i for i in range(self.options.count) if i != ME]
         return [
             BlockFetched(
                 block,
@@ -85,7 +87,9 @@ class Recording(Simulation):
 
 def record_events(*, calm_ms: int, seed: int = 3) -> Recording:
     """A schedule of four that loses messages until `calm_ms`, and so takes several rounds."""
-    recording = Recording(Plan("crash", calm_ms=calm_ms, drop_permille=250), seed)
+    recording = Recording(
+        Options("crash", seed, calm_ms=calm_ms, drop_permille=250, real_signatures=True)
+    )
     recording.run()
     return recording
 

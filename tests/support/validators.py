@@ -5,14 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from milepost_consensus.beacon import Onion, compute_order
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.certificates import make_certificate
-from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.crypto import Ed25519Signer, Signer
 from milepost_consensus.machine import Machine
-from milepost_consensus.members import VALIDATOR, Genesis, Member, compute_network_id
+from milepost_consensus.members import (
+    SUBMITTER,
+    VALIDATOR,
+    VERIFIER,
+    Genesis,
+    Member,
+    compute_network_id,
+)
 from milepost_consensus.params import Params
 from milepost_consensus.rules import build_block, get_proposer, owes
 from milepost_consensus.state import LedgerState, make_initial_state
@@ -33,7 +41,13 @@ LINKS = 256
 _ONIONS: dict[bytes, Onion] = {}
 
 
-def make_onion(signer: Ed25519Signer) -> Onion:
+class Deriving(Signer, Protocol):
+    """A signer that keeps secrets for onions."""
+
+    def derive(self, purpose: str) -> bytes: ...
+
+
+def make_onion(signer: Deriving) -> Onion:
     """The onion of a key, made once."""
     if signer.public not in _ONIONS:
         _ONIONS[signer.public] = Onion(signer.derive, signer.public, links=LINKS)
@@ -43,15 +57,26 @@ def make_onion(signer: Ed25519Signer) -> Onion:
 class Validators:
     """`count` validators in the order of their ids, and what they could say.
 
-    Up to four of them take turns in this order in the first epoch.
+    Up to four of them take turns in this order in the first epoch.  With `verify` they verify as
+    well and there is a `submitter`; `make` gives a name its key.
     """
 
-    def __init__(self, count: int, params: Params | None = None) -> None:
-        signers = sorted((make_signer(f"validator {i}") for i in range(count)), key=_public)
-        self.signers: Sequence[Ed25519Signer] = signers
+    def __init__(
+        self,
+        count: int,
+        params: Params | None = None,
+        *,
+        verify: bool = False,
+        make: Callable[[str], Deriving] = make_signer,
+    ) -> None:
+        signers = sorted((make(f"validator {i}") for i in range(count)), key=_public)
+        self.signers: Sequence[Deriving] = signers
+        self.submitter = make("submitter")
         for signer in signers:
             make_onion(signer)
-        self.genesis = _make_genesis(tuple(s.public for s in signers), params or Params())
+        ids = tuple(signer.public for signer in signers)
+        submitter = self.submitter.public if verify else b""
+        self.genesis = _make_genesis(ids, params or Params(), submitter)
         self.state = make_initial_state(self.genesis)
         self.network = self.state.network
 
@@ -78,13 +103,17 @@ class Validators:
         journal: bytes | None = None,
         certificate: Certificate | None = None,
         key_in_use: bool = False,
+        follower: Signer | None = None,
         kind: type[Machine] = Machine,
     ) -> Machine:
-        """The machine of one validator."""
+        """The machine of one validator, fresh or from what it had on disk.
+
+        With the key of a `follower`, which is no validator's, it only looks on.
+        """
         return kind(
             state or self.state,
-            self.signers[index],
-            make_onion(self.signers[index]),
+            follower or self.signers[index],
+            None if follower else make_onion(self.signers[index]),
             journal=journal,
             last_certificate=certificate,
             key_in_use=key_in_use,
@@ -153,23 +182,28 @@ class Validators:
 
 
 @functools.cache
-def _make_genesis(ids: tuple[bytes, ...], params: Params) -> Genesis:
-    """The first network by name whose order of turns is that of the ids, if they are few."""
+def _make_genesis(ids: tuple[bytes, ...], params: Params, submitter: bytes) -> Genesis:
+    """The first network by name whose order of turns is that of the ids, if they are few.
+
+    With a submitter all validators verify.
+    """
+    roles = VALIDATOR | VERIFIER if submitter else VALIDATOR
     members = tuple(
         Member(
-            *(member_id, f"v{i}", VALIDATOR, f"o{i}", ""),
+            *(member_id, f"v{i}", roles, f"o{i}", ""),
             onion=_ONIONS[member_id].get_head(0),
             onion_left=LINKS,
         )
         for i, member_id in enumerate(ids)
     )
+    others = (Member(submitter, "submitter", SUBMITTER, "of-submitter"),) if submitter else ()
     for attempt in itertools.count():
-        genesis = Genesis(f"test {attempt}", GENESIS_MS, params, members)
+        genesis = Genesis(f"test {attempt}", GENESIS_MS, params, (*members, *others))
         order = compute_order(compute_network_id(genesis), members)
         if len(ids) > 4 or order == members:
             return genesis
     raise AssertionError
 
 
-def _public(signer: Ed25519Signer) -> bytes:
+def _public(signer: Signer) -> bytes:
     return signer.public
