@@ -132,7 +132,7 @@ def owes(state: LedgerState, proposer: bytes, round_: int) -> bool:
 
 def get_block_delay_ms(state: LedgerState) -> int | None:
     """How long after the last block an empty one is due; None while nothing waits for heights."""
-    if not state.open_submissions:
+    if not state.open_submissions and not state.membership.effective_height:
         return None
     if any(_awaits_seed(submission, state.params) for submission in state.open_submissions):
         return state.params.min_block_ms

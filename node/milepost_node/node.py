@@ -15,7 +15,7 @@ from milepost_consensus.beacon import Onion
 from milepost_consensus.blocks import Block
 from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
-from milepost_consensus.members import Member, compute_network_id, compute_quorum
+from milepost_consensus.members import compute_network_id, compute_quorum
 from milepost_consensus.state import LedgerState
 from milepost_node.accepted import Accepted
 from milepost_node.admission import Admission
@@ -73,7 +73,7 @@ class Node:
         self.failed = asyncio.Event()
         """Set when the node can no longer go on."""
         limits, home = settings.limits, settings.home
-        self._member = _get_member(settings)
+        self._own_id = settings.signer.public
         self._lock = _lock_home(settings)
         self._client = client or make_client()
         self._retracer = retracer or Workers(
@@ -84,6 +84,8 @@ class Node:
         )
         self._onion = Onion(settings.signer.derive, settings.signer.public)
         self._tasks: list[asyncio.Task[None]] = []
+        self._senders: dict[bytes, asyncio.Task[None]] = {}
+        """What writes to each peer."""
         self._running: asyncio.Task[None] | None = None
         self.store = Store(home / "chain.db", self.network)
         self.blobs = BlobStore(home / "blobs", store_bytes=limits.store_bytes)
@@ -112,6 +114,14 @@ class Node:
             key_in_use=self.store.get_key_in_use(),
             listens=True,
         )
+        try:
+            _check_member(settings, self.runtime.state)
+        except SettingsError:
+            self.store.close()
+            self._lock.close()
+            raise
+        self._known_members = self.runtime.state.members
+        self.peers.update(self._known_members.values())
         self.sync = Sync(
             self.peers,
             get_height=lambda: self.runtime.state.height,
@@ -150,7 +160,7 @@ class Node:
 
     def _open_machine(self) -> Machine:
         chain = replay_chain(self.store, self.settings.genesis)
-        standing = chain.state.standings.get(self._member.id)
+        standing = chain.state.standings.get(self._own_id)
         if standing is not None and standing.onion_left:
             self._onion.get_head(standing.generation)  # made now, not in the middle of a round
         journal = read_journal(self.store, chain.state.height)
@@ -165,9 +175,24 @@ class Node:
         )
 
     def _on_decided(self, block: Block, state: LedgerState) -> None:
+        if state.members is not self._known_members:
+            self._known_members = state.members
+            self._follow_members()
         self.accepted.on_decided(block, state)
         self.chores.on_decided()
         self.verifier.on_decided()
+
+    def _follow_members(self) -> None:
+        """Write to those who joined, and no more to those who left."""
+        came, gone = self.peers.update(self._known_members.values())
+        for peer in gone:
+            logger.info("peer left", extra={"peer": peer.name})
+            task = self._senders.pop(peer.id, None)
+            if task is not None:
+                task.cancel()
+        for peer in came:
+            logger.info("peer joined", extra={"peer": peer.name})
+            self._senders[peer.id] = self._spawn(f"peer {peer.name}", peer.run)
 
     def start(self) -> None:
         """Take part.  The HTTP server is started by the caller, before or after."""
@@ -187,7 +212,7 @@ class Node:
         self.accepted.hand_in(self.admission.send)
         self._running = self._spawn("runtime", self.runtime.run)
         for peer in self.peers.all:
-            self._tasks.append(self._spawn(f"peer {peer.name}", peer.run))
+            self._senders[peer.id] = self._spawn(f"peer {peer.name}", peer.run)
         self._tasks.append(self._spawn("sync", self.sync.run))
         self._tasks.append(self._spawn("listen", self._listen))
         self._tasks.append(self._spawn("verifier", self.verifier.run))
@@ -196,9 +221,10 @@ class Node:
 
     async def stop(self) -> None:
         """Finish the step at hand, end the worker even in the middle of a job, close the files."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._senders.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._running is not None:
             self.runtime.stop()
             await self._running
@@ -251,7 +277,7 @@ class Node:
             "network": self.settings.genesis.network,
             "network_id": self.network.hex(),
             "node": self.settings.name,
-            "key": self._member.id.hex(),
+            "key": self._own_id.hex(),
             "height": state.height,
             "block_id": state.last_id.hex(),
             "syncing": self.sync.syncing,
@@ -284,7 +310,7 @@ class Node:
 
     def _get_signing(self) -> str:
         validators = self.runtime.state.validators
-        is_validator = any(member.id == self._member.id for member in validators)
+        is_validator = any(member.id == self._own_id for member in validators)
         return self.runtime.signing if is_validator else "no-validator"
 
     @property
@@ -293,7 +319,7 @@ class Node:
 
     def count_validators(self) -> int:
         """Validators that are there, this node included if it is one."""
-        own = {self._member.id} | {peer.id for peer in self.peers.all if peer.reachable}
+        own = {self._own_id} | {peer.id for peer in self.peers.all if peer.reachable}
         return sum(member.id in own for member in self.runtime.state.validators)
 
 
@@ -307,14 +333,14 @@ async def _watch_lag() -> None:
             logger.warning("event loop was late", extra={"seconds": round(late, 3)})
 
 
-def _get_member(settings: Settings) -> Member:
-    for member in settings.genesis.members:
-        if member.id == settings.signer.public:
-            return member
+def _check_member(settings: Settings, state: LedgerState) -> None:
+    if settings.signer.public in state.members or settings.joining:
+        return
     raise SettingsError(
         f"The key in node.key ({settings.signer.public.hex()[:16]}) is not among the"
-        f" {len(settings.genesis.members)} members of network {settings.genesis.network}."
-        " Use the genesis.json of the network that this key was made for.",
+        f" {len(state.members)} members of network {settings.genesis.network}."
+        " Use the genesis.json of the network that this key was made for. To follow the network"
+        " until its members take the key in, write joining = true into node.toml.",
         slug="not-a-member",
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from random import SystemRandom
 from typing import Final
@@ -66,6 +66,7 @@ class Peer:
         self.reachable = False
         self.dropped = 0
         """Messages that were never sent because the queue was full."""
+        self.endpoint = member.endpoint
         self._url = member.endpoint.rstrip("/")
         self._client = client
         self._poster = poster
@@ -210,12 +211,39 @@ class Peers:
         client: httpx.AsyncClient,
         open_poster: Callable[[str], Poster] = Channel,
     ) -> None:
-        self.all = tuple(
-            Peer(member, client, network, open_poster(member.endpoint))
+        self._own_id = own_id
+        self._network = network
+        self._client = client
+        self._open_poster = open_poster
+        self._by_id: dict[bytes, Peer] = {}
+        self.all: tuple[Peer, ...] = ()
+        self.update(members)
+
+    def update(self, members: Iterable[Member]) -> tuple[list[Peer], list[Peer]]:
+        """Follow a change of the membership; returns the peers that came and those that went.
+
+        A member that moved to another endpoint is a peer that went and one that came.
+        """
+        wanted = {
+            member.id: member
             for member in members
-            if member.endpoint and member.id != own_id
-        )
-        self._by_id = {peer.id: peer for peer in self.all}
+            if member.endpoint and member.roles and member.id != self._own_id
+        }
+        gone = [
+            peer
+            for peer in self.all
+            if peer.id not in wanted or peer.endpoint != wanted[peer.id].endpoint
+        ]
+        for peer in gone:
+            del self._by_id[peer.id]
+        came = [
+            Peer(member, self._client, self._network, self._open_poster(member.endpoint))
+            for member in wanted.values()
+            if member.id not in self._by_id
+        ]
+        self._by_id.update((peer.id, peer) for peer in came)
+        self.all = tuple(self._by_id.values())
+        return came, gone
 
     def broadcast(self, message: Message) -> None:
         """Queue a message for everybody."""

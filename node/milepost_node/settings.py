@@ -82,6 +82,8 @@ class Settings:
     name: str
     genesis: Genesis
     signer: Ed25519Signer
+    joining: bool = False
+    """Whether the key may be one that the members have not taken in yet."""
     malicious: str = ""
     threads: int = 1
     log_level: str = "info"
@@ -96,7 +98,7 @@ def read_settings(home: Path) -> Settings:
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError is a ValueError; a number of 5,000 digits raises one of another kind.
         raise SettingsError(f"{file.name} is not TOML: {error}") from error
-    known = {"host", "port", "name", "malicious", "threads", "log_level", "limits"}
+    known = {"host", "port", "name", "joining", "malicious", "threads", "log_level", "limits"}
     for key in table:
         if key not in known:
             raise SettingsError(
@@ -109,6 +111,7 @@ def read_settings(home: Path) -> Settings:
         name=_text(table, "name"),
         genesis=_read_genesis(home / "genesis.json"),
         signer=_read_key(home / "node.key"),
+        joining=_boolean(table, "joining"),
         malicious=_choice(table, "malicious", BEHAVIOURS, default=""),
         threads=_integer(table, "threads", low=1, high=MAX_THREADS, default=1),
         log_level=_choice(table, "log_level", LOG_LEVELS, default="info"),
@@ -192,6 +195,13 @@ def _text(table: Mapping[str, Any], key: str, *, default: str | None = None) -> 
         raise SettingsError(
             f"node.toml: {key} = {_show(value)} must be text of 1 to 128 printable characters"
         )
+    return value
+
+
+def _boolean(table: Mapping[str, object], key: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise SettingsError(f"node.toml: {key} must be true or false")
     return value
 
 

@@ -20,7 +20,7 @@ from milepost_consensus.governance import (
 from milepost_consensus.inbox import Inbox
 from milepost_consensus.members import VALIDATOR, VERIFIER, Member, compute_validators_hash
 from milepost_consensus.params import Params
-from milepost_consensus.rules import check_tx
+from milepost_consensus.rules import check_tx, get_block_delay_ms
 from milepost_consensus.submissions import Evidence, Hold, MemberUpdate, Tx
 from milepost_consensus.votes import (
     NIL,
@@ -196,6 +196,15 @@ def test_early_words_are_checked_against_the_validators_of_their_height() -> Non
             else:
                 with pytest.raises(InvalidMessage, match="not a validator"):
                     inbox.receive(vote, round_=0)
+
+
+def test_an_idle_chain_goes_on_until_a_change_takes_effect() -> None:
+    ledger = Ledger(make_genesis(4))
+    assert get_block_delay_ms(ledger.state) is None
+    ledger.apply([ledger.sign(make_update(ledger, [make_member("joining")], ahead=4), "node-0")])
+    assert get_block_delay_ms(ledger.state) == ledger.state.params.idle_block_ms
+    ledger.run(2)
+    assert get_block_delay_ms(ledger.state) is None
 
 
 def test_a_member_leaves_and_its_entries_stay() -> None:
