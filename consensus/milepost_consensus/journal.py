@@ -108,7 +108,7 @@ def make_guard(journal: Journal | None, height: int, *, key_in_use: bool) -> Key
     mark = Place(journal.height, journal.signed_round, journal.signed_type)
     known_from = Place(journal.height, journal.round, PROPOSAL)
     guard = KeyGuard(mark, known_from=known_from, key_in_use=key_in_use)
-    guard.settled = mark > ORIGIN or height > 0
+    guard.settled = True  # a journal says what was signed, even if that is nothing
     return guard
 
 

@@ -23,7 +23,7 @@ def test_node_catches_up_though_a_peer_lies_to_it(open_scene: OpenScene) -> None
             customer.submit_and_see(2, 0, 1, 2)
 
             def is_noticed() -> bool:
-                return any("invalid block" in network.read_log(index) for index in (0, 1, 2))
+                return any("not asked for blocks" in network.read_log(index) for index in (0, 1, 2))
 
             poll(is_noticed, "lies are noticed")
             assert liar.told > 2
