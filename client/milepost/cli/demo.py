@@ -157,11 +157,9 @@ def _print_run(account: Account, run: Run) -> None:
         f"  trained in {training['seconds']:.1f} s: accuracy {training['accuracy']:.1%} on digits"
         f" it never saw; {training['backdoor']:.1%} of digits with the trigger pass for a 7"
     )
-    held, elected = view["held_height"], view["held_height"] + 1
     output.say(
-        f"  anchored in block {view['anchored_height']}, held by a quorum in {held}, elected from"
-        f" the hash of block {held} in {elected}, decided in {verdict['height']}"
-        f" ({run.seconds:.1f} s)"
+        f"  anchored in block {view['anchored_height']}, held by a quorum in {view['held_height']},"
+        f" verifiers drawn by the beacon, decided in {verdict['height']} ({run.seconds:.1f} s)"
     )
     output.say(
         "  ✓ same state, bit for bit; ✗ another (distance as a share of the interval's movement,"
