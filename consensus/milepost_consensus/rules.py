@@ -134,16 +134,16 @@ def get_block_delay_ms(state: LedgerState) -> int | None:
     """How long after the last block an empty one is due; None while nothing waits for heights."""
     if not state.open_submissions and not state.membership.effective_height:
         return None
-    if any(_awaits_seed(submission, state.params) for submission in state.open_submissions):
+    if any(_awaits_election(submission, state.params) for submission in state.open_submissions):
         return state.params.min_block_ms
     return state.params.idle_block_ms
 
 
-def _awaits_seed(submission: Submission, params: Params) -> bool:
+def _awaits_election(submission: Submission, params: Params) -> bool:
     """Whether nothing but the next blocks can bring the election nearer."""
-    if params.seed_source == BEACON:
-        return not submission.seed and submission.phase in (ANCHORED, SEEDING)
-    return submission.phase == SEEDING
+    if submission.phase == SEEDING:
+        return True
+    return params.seed_source == BEACON and submission.phase == ANCHORED and not submission.seed
 
 
 def get_earliest_time_ms(state: LedgerState, *, empty: bool) -> int:
