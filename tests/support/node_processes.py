@@ -19,7 +19,7 @@ import torch
 
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
-from milepost_consensus.members import Genesis, compute_network_id
+from milepost_consensus.members import VERIFIER, Genesis, compute_network_id
 from milepost_consensus.params import Params
 from milepost_consensus.submissions import CLASS, Submit, compute_submission_id, make_tx
 from milepost_ml.admission import build_submit
@@ -182,7 +182,9 @@ class NodeProcesses:
         assert code is None, f"node {index} ended with {code}:\n{self.read_log(index)}"
         try:
             ready = self._http.get(f"{self.urls[index]}/health/ready").status_code == 200
-            return ready and bool(self.get(index, "/v1/status")["device_classes"])
+            # One that never retrains serves no device class.
+            verifies = self.genesis.members[index].roles & VERIFIER
+            return ready and bool(not verifies or self.get(index, "/v1/status")["device_classes"])
         except httpx.HTTPError:
             return False
 
