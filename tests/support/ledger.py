@@ -258,8 +258,7 @@ class Ledger:
         """Submit, hold and elect; returns the id of a submission that is being retraced."""
         submission = self.submit(record, sender)
         self.hold(submission)
-        while not self.get(submission).quorum:
-            self.apply()
+        self.run_until(submission, "retracing", "witnessing", "decided")
         return submission
 
     def attest(self, submission: bytes, duty: Duty, *, agrees: int = 1) -> Tx:
