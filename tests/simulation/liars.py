@@ -128,7 +128,7 @@ class Liars:
     def _say(self, node: Node, message: Message, *, side: int | None = None) -> None:
         """Send to some: about half, or the nodes of one side."""
         simulation = self._simulation
-        simulation.monitor.on_broadcast(node.identity, message)
+        simulation.monitor.on_broadcast(message)
         for peer in simulation.nodes:
             if peer.identity != node.identity and (
                 self._random.random() < 0.5 if side is None else peer.index % 2 == side

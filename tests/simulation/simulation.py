@@ -287,7 +287,7 @@ class Simulation(World):
             message = effect.message
             if self.liars.hides(node, message):
                 return
-            self.monitor.on_broadcast(node.identity, message)
+            self.monitor.on_broadcast(message)
             self.wire.broadcast(node, message)
             self.faults.on_broadcast(node, message)
         elif isinstance(effect, SetTimer):

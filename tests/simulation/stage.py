@@ -119,7 +119,7 @@ class Stage:
             self.monitor.on_decision(effect)
             self.laws.on_decision(before, effect)
         elif isinstance(effect, Broadcast):
-            self.monitor.on_broadcast(node.index, effect.message)
+            self.monitor.on_broadcast(effect.message)
             self._keep(effect.message)
         elif isinstance(effect, SetTimer):
             self._timers[letter].append(effect.timer)
@@ -156,10 +156,7 @@ class Stage:
 
     def lie(self, message: Message, to: str) -> None:
         """Somebody without a machine says something to some."""
-        sender = next(
-            i for i, s in enumerate(self.validators.signers) if s.public == message.sender
-        )
-        self.monitor.on_broadcast(sender, message)
+        self.monitor.on_broadcast(message)
         self.hand(message, to)
 
     def hand(self, message: Message, to: str) -> None:
