@@ -19,12 +19,14 @@ from milepost_consensus.rules import check_tx
 from milepost_consensus.state import LedgerState
 from milepost_consensus.transactions import Payload, Tx, decode_payload
 from milepost_node.answers import Answers
-from milepost_node.behaviours import BEHAVIOURS, compute_false_digest
+from milepost_node.behaviours.builtin import BEHAVIOURS
+from milepost_node.behaviours.registry import HONEST
 from milepost_node.blobs import BlobStore, store_bytes
 from milepost_node.errors import InvalidRequest, WorkerError
 from milepost_node.jobs import Retrace
 from milepost_node.mempool import Mempool
 from milepost_node.peers import Peers
+from milepost_node.questions import compute_false_digest
 from milepost_node.records import Records
 from milepost_node.tasks import plan_records, plan_retracing
 from milepost_node.verifier import ATTEMPTS, Verifier
@@ -69,7 +71,7 @@ class Desk:
         )
         self.verifier = Verifier(
             self.me,
-            behaviour=BEHAVIOURS[behaviour],
+            behaviour=BEHAVIOURS.get(behaviour, HONEST),
             get_state=self.get_state,
             answers=self.answers,
             blobs=self.blobs,
