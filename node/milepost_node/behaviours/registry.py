@@ -72,6 +72,7 @@ def load_behaviours(file: Path) -> Mapping[str, Behaviour]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise SettingsError(
-            f"The file of behaviours {file.name} does not run: {type(error).__name__}: {error}"
+            f"node.toml: the file of behaviours {file.name} does not run:"
+            f" {type(error).__name__}: {error}"
         ) from error
     return collect_behaviours(vars(module))
