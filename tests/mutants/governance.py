@@ -79,6 +79,13 @@ BEACON: Final = (
         ("beacon",),
     ),
     Mutant(
+        "onion promised again once everybody knows it",
+        "governance",
+        "if refresh.generation != standing.generation + 1:",
+        "if False:",
+        ("beacon",),
+    ),
+    Mutant(
         "proposers never reshuffled",
         "rules",
         "order_seed=header.mix if epoch_over else state.order_seed,",
