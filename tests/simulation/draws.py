@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from milepost_consensus.members import compute_fault_limit
 from tests.simulation.options import Change, Fault, Options
@@ -65,7 +65,7 @@ def make_options(
     faults: list[Fault],
     silent: float = 0.0,
     habits: tuple[str, ...] = HABITS,
-    **fields: object,
+    **fields: Any,
 ) -> Options:
     """Options of a cast whose liars have some of the habits.
 
@@ -81,7 +81,7 @@ def make_options(
         silent=bool(cast.liars) and random.random() < silent,
         real_signatures=seed % REAL_SIGNATURES_EVERY == 0,
         faults=tuple(faults),
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 
@@ -101,7 +101,7 @@ def draw_lies(random: Random, cast: Cast, calm_ms: int) -> list[Fault]:
     ]
 
 
-def draw_clocks(random: Random, cast: Cast) -> dict[str, tuple[int, ...]]:
+def draw_clocks(random: Random, cast: Cast) -> dict[str, Any]:
     """Clocks within 30 s of each other, as the genesis asks for; of four, one may be off more."""
     skews = [random.randrange(-14_900, 14_901) for _ in range(cast.nodes)]
     if cast.count == 4 and random.random() < 0.3:
@@ -161,7 +161,7 @@ def draw_wipe(random: Random, cast: Cast, calm_ms: int) -> Fault:
     return Fault("wipe", at_ms, at_ms + random.choice((1, 300)), node=who)
 
 
-def draw_onions(random: Random, validators: int) -> dict[str, tuple[int, ...]]:
+def draw_onions(random: Random, validators: int) -> dict[str, Any]:
     """Onions that run out within the schedule, and who promises no other."""
     careless = random.sample(range(validators), random.randrange(validators // 2 + 1))
     return {

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from tests.simulation.draws import (
     HABITS,
@@ -160,7 +160,6 @@ def _generate_verification(random: Random, seed: int) -> Options:
         seed,
         cast,
         faults=faults,
-        silent=0.0,
         verifiers=_draw_verifiers(random, cast),
         calm_ms=calm_ms,
         heights=1,
@@ -223,7 +222,7 @@ def _generate_membership(random: Random, seed: int) -> Options:
     )
     joining = [change.node for change in changes if change.node >= cast.count]
     validators = cast.count + candidates
-    fields: dict[str, object] = {}
+    fields: dict[str, Any] = {}
     if random.random() < 0.3:
         fields = {"verifiers": ("honest",) * cast.count, "runs": (_draw_run(random, cast, 0, 0),)}
     if random.random() < 0.3:
