@@ -14,10 +14,13 @@ from milepost_consensus.events import (
     ReceivedProposal,
     ReceivedVote,
     Start,
+    TimeoutFired,
+    Timer,
+    TimerKind,
 )
 from milepost_consensus.governance import sign_update
 from milepost_consensus.inbox import Inbox
-from milepost_consensus.machine import Machine
+from milepost_consensus.machine import Machine, Step
 from milepost_consensus.members import VALIDATOR
 from milepost_consensus.rules import get_proposer
 from milepost_consensus.state import LedgerState
@@ -140,4 +143,6 @@ def test_a_validator_that_left_says_nothing_any_more() -> None:
         signed = sign_vote(vote, ledger.signers[other.id], ledger.state.network)
         said += machine.handle(ReceivedVote(signed))
     assert machine.round == 1
+    said += machine.handle(TimeoutFired(Timer(TimerKind.PROPOSE, 3, 1)))
+    assert machine.step is Step.PRECOMMIT  # three prevotes for NIL are there
     assert not [e for e in said if isinstance(e, Broadcast) and e.message.sender == leaving.id]

@@ -86,6 +86,27 @@ BEACON: Final = (
         ("beacon",),
     ),
     Mutant(
+        "next onion before the present one is used up",
+        "standings",
+        "if standing.onion_left or not standing.next_left:",
+        "if not standing.next_left:",
+        ("beacon",),
+    ),
+    Mutant(
+        "fresh onion for a member that comes back",
+        "draft",
+        "if member.id not in self._base.standings:",
+        "if True:",
+        ("governance",),
+    ),
+    Mutant(
+        "joiner reveals what it chose in view of the mix",
+        "draft",
+        "self._standings[member.id] = make_standing(member, self._height)",
+        "self._standings[member.id] = make_standing(member, 0)",
+        ("governance",),
+    ),
+    Mutant(
         "proposers never reshuffled",
         "rules",
         "order_seed=header.mix if epoch_over else state.order_seed,",
