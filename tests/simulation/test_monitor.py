@@ -98,6 +98,14 @@ def test_s4_a_message_passed_on_that_its_sender_does_not_remember() -> None:
         monitor.on_broadcast(FOUR.make_vote(0, PREVOTE, OTHER_ID))
 
 
+def test_s4_a_message_of_somebody_who_does_not_decide_the_height() -> None:
+    five = Validators(4, candidates=1)
+    monitor = Monitor(five, range(5))
+    monitor._journals[five.signers[4].public] = [Everything()]
+    with pytest.raises(Violation, match="S4: an honest node signs at height 1, not its own"):
+        monitor.on_broadcast(five.make_vote(4, PREVOTE, OTHER_ID))
+
+
 def test_s5_a_broken_lock() -> None:
     monitor = watch()
     block_id = FOUR.get_id(FOUR.make_block()[0])
@@ -213,15 +221,6 @@ def test_s8_duties_that_the_seed_did_not_deal() -> None:
         laws._check_election(replace(submission, duties=submission.duties[::-1]))
 
 
-def test_s8_a_reveal_that_was_not_promised() -> None:
-    block, _ = FOUR.make_block()
-    follow()._check_reveal(FOUR.state, block)
-    for changes in ({"reveal": OTHER_ID}, {"mix": OTHER_ID}):
-        changed = Block(replace(block.header, **changes), ())
-        with pytest.raises(Violation, match="S8"):
-            follow()._check_reveal(FOUR.state, changed)
-
-
 def test_s9_invalid_without_an_upheld_witness() -> None:
     _, laws, submission = play_run(accusations=())
     with pytest.raises(Violation, match="S9: INVALID with 0 upheld"):
@@ -285,6 +284,13 @@ def test_l5_a_submission_that_takes_for_ever() -> None:
         laws._check_deadline(submission)
 
 
+def test_s11_a_record_that_hardly_anybody_has() -> None:
+    _, laws, submission = play_run()
+    laws._check_holders(submission)
+    with pytest.raises(Violation, match="S11: a record counts as held, and 1 honest"):
+        laws._check_holders(replace(submission, holders=submission.holders[:1]))
+
+
 def test_s12_an_honest_validator_convicted() -> None:
     guilty = FOUR.signers[0].public
     standing = replace(FOUR.state.standings[guilty], offence=1)
@@ -307,7 +313,7 @@ def test_l2_a_submission_that_is_never_taken() -> None:
     run = Run("made", 5)
     options = Options("made", 1, verifiers=("honest",) * 4, calm_ms=0, heights=40, runs=(run,))
     simulation = Simulation(options)
-    simulation.verifiers.get_transactions = lambda node: ()  # type: ignore[method-assign]
+    simulation.mempools.get_transactions = lambda node: ()  # type: ignore[method-assign]
     with pytest.raises(Violation, match="L2"):
         simulation.run()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from milepost_consensus.crypto import compute_digest
 from tests.simulation.options import Run
 from tests.support.ledger import Record, make_hash, make_record
 
@@ -35,6 +36,10 @@ class Truth(NamedTuple):
     def get_leaf(self, step: int) -> bytes:
         """The digest that the submitter committed."""
         return self.record.leaves[step // STEPS][step % STEPS]
+
+    def compute_work(self, step: int, verifier: bytes) -> bytes:
+        """The digest of its work that a verifier makes who has seen the state after a step."""
+        return compute_digest("work", verifier + self.get_leaf(step))
 
 
 @lru_cache(maxsize=4_096)
