@@ -1,7 +1,8 @@
 """What the ledger waits for from this node: records held, intervals retraced, panels answered.
 
 The ledger state alone says what is to be done (`tasks`), so a restarted node goes on where the
-chain stands.  Two lanes run side by side: one fetches and validates records, one retrains.
+chain stands.  Three lanes run side by side: one fetches and validates records, one retrains, one
+finds out which of the others did not.
 Nothing is done twice.  Whether an answer is accepted is for the ledger rules to say.
 """
 
@@ -36,7 +37,7 @@ from milepost_node.questions import (
 )
 from milepost_node.records import Records
 from milepost_node.retracer import Retracer
-from milepost_node.tasks import Task, plan_records, plan_retracing
+from milepost_node.tasks import Doubt, Task, plan_records, plan_refuting, plan_retracing
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ class Verifier:
         self._records = records
         self._retracer = retracer
         self._means = Means(me, records, retracer, blobs, clique=clique)
-        self._wakes = (asyncio.Event(), asyncio.Event())
+        self._wakes = (asyncio.Event(), asyncio.Event(), asyncio.Event())
+        self._open: set[bytes] = set()
         self._failures: Counter[Key] = Counter()
         self.done: set[Key] = set()
         """Tasks of open submissions that are done or given up."""
@@ -89,12 +91,17 @@ class Verifier:
         async with asyncio.TaskGroup() as lanes:
             lanes.create_task(self._serve(plan_records, self._wakes[0]))
             lanes.create_task(self._serve_retracing())
+            lanes.create_task(self._serve(plan_refuting, self._wakes[2]))
             lanes.create_task(self._repeat())
 
     def on_decided(self) -> None:
         """Look at the ledger again: a block was decided."""
         self._answers.settle()
-        still_open = {submission.id for submission in self._get_state().open_submissions}
+        submissions = self._get_state().open_submissions
+        still_open = {submission.id for submission in submissions}
+        if still_open != self._open:
+            self._open = still_open
+            self._retracer.forget_all_but(submission.submit for submission in submissions)
         self.done = {key for key in self.done if key[1] in still_open}
         self.put_off = {key: due for key, due in self.put_off.items() if key[1] in still_open}
         for key in [key for key in self._failures if key[1] not in still_open]:
@@ -200,6 +207,8 @@ class Verifier:
         match task.subject:
             case None:
                 return await self._hold(task.submission)
+            case Doubt(duty=doubted):
+                return await self._refute(task.submission, doubted)
             case Duty() as duty:
                 return await self._reply(
                     IntervalQuestion(self._means, self._get_state(), task.submission, duty)
@@ -208,6 +217,20 @@ class Verifier:
                 return await self._reply(
                     StepQuestion(self._means, self._get_state(), task.submission, accusation)
                 )
+
+    async def _refute(self, submission: Submission, duty: Duty) -> Payload | None:
+        """Show that another did not retrain, where retraining here tells."""
+        found = await self._retracer.refute_work(submission.id, submission.submit, duty)
+        if found is not None:
+            logger.warning(
+                "refuted: it did not retrain",
+                extra={
+                    "submission": submission.id,
+                    "interval": duty.interval,
+                    "verifier": duty.verifier,
+                },
+            )
+        return found
 
     async def _hold(self, submission: Submission) -> Payload:
         """Get every file of the record and check all that needs no retraining."""

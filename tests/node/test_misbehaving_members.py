@@ -18,11 +18,12 @@ from milepost_consensus.blocks import Block
 from milepost_consensus.encoding import decode
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import Attest, PanelVote, Witness, compute_submission_id
-from milepost_consensus.submissions import AGREES, MISSED, Submission
+from milepost_consensus.submissions import AGREES, LAZY, MISSED, Submission
 from milepost_consensus.transactions import decode_payload
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
 from milepost_ml.admission import build_submit
 from milepost_ml.files import encode_manifest
+from milepost_node.gradients import get_gradients_folder
 from milepost_node.jobs import RecomputeStep, RetraceInterval
 from milepost_node.questions import compute_false_digest
 from tests.support.ledger import make_signer
@@ -167,6 +168,26 @@ async def test_verdicts_are_right_whatever_two_say(
 def check_poison_was_found(verdict: Verdict) -> None:
     assert verdict.outcome == INVALID
     assert [(each.interval, each.step) for each in verdict.refuted] == [(POISONED, STEP)]
+
+
+async def test_who_did_not_retrain_is_refuted_by_those_who_did(tmp_path: Path, runs: Runs) -> None:
+    """All seven audit every interval, so the answers of the lazy stand beside honest ones."""
+    params = replace(PARAMS, auditors=7, witness_window=10)
+    async with Trial(tmp_path, "lazy", params=params) as trial:
+        verdict = await trial.judge(runs.clean)
+        assert verdict.outcome == VALID
+        submission = trial.get(verdict)
+        theirs = [duty for duty in submission.duties if duty.verifier in trial.liars]
+        assert {duty.answer for duty in theirs} == {LAZY}
+        assert len(theirs) == len(LIARS) * INTERVALS
+        assert all(row.agreed == NODES - len(LIARS) for row in verdict.retraced)
+        standings = trial.cluster.nodes[0].runtime.state.standings
+        struck = {key for key, standing in standings.items() if standing.strikes}
+        assert struck == trial.liars
+        # What was kept for this is forgotten with the verdict.
+        for home in trial.cluster.homes[:2]:
+            folder = get_gradients_folder(home / "blobs")
+            await wait_until(lambda folder=folder: not any(folder.iterdir()), "an empty folder")  # type: ignore[misc]
 
 
 async def test_duties_of_silent_members_pass_to_others(tmp_path: Path, runs: Runs) -> None:

@@ -24,8 +24,9 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Submit, get_interval_steps
+from milepost_consensus.payloads import Submit, WorkRefutation, get_interval_steps
 from milepost_consensus.state import LedgerState
+from milepost_consensus.submissions import Duty
 from milepost_consensus.transactions import make_tx
 from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
@@ -161,6 +162,15 @@ class ScriptedRetracer:
         leaves = self._leaves(submit, interval)
         place = step - get_interval_steps(submit, interval).start
         return StepCommitment(leaves[place], compute_path(leaves, place))
+
+    async def refute_work(
+        self, submission: bytes, submit: Submit, duty: Duty
+    ) -> WorkRefutation | None:
+        self.asked.append(("refute", duty.interval))
+        return None
+
+    def forget_all_but(self, submits: Iterable[Submit]) -> None:
+        pass
 
     async def stop(self) -> None:
         self.stopped = True

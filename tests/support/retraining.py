@@ -10,6 +10,7 @@ import httpx
 
 from milepost_ml.device import compute_device_class
 from milepost_node.app import make_app
+from milepost_node.gradients import GradientStore, get_gradients_folder
 from milepost_node.jobs import Answer, DeviceClasses, GetDeviceClasses, Job
 from milepost_node.node import Node
 from milepost_node.retracer import Workers
@@ -50,6 +51,7 @@ class ThreadWorkers(Workers):
 
     def __init__(self, blobs: Path) -> None:
         self.asked: list[Job] = []
+        self._gradients = GradientStore(get_gradients_folder(blobs))
         self._reader = ThreadWorker(blobs, self.asked)
         self._trainer = ThreadWorker(blobs, self.asked)
 
