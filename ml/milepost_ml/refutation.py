@@ -1,8 +1,9 @@
 """Showing that a work digest is wrong, for whoever knows what the gradients were.
 
-The record holds only digests of the gradients' content digests.  The recorder keeps those content
-digests themselves beside the record, in a file that is never submitted, so that the submitter can
-tell who did not retrain: with one verifier an interval, nobody else can.
+The record holds only digests of the gradients' content digests.  Who trained the step, as its
+submitter or again as a verifier, has those content digests themselves.  The recorder keeps them
+beside the record, in a file that is never submitted: with one verifier an interval, nobody but the
+submitter can tell whether it did its work.
 """
 
 from __future__ import annotations
