@@ -51,6 +51,8 @@ class Commitments(NamedTuple):
     snapshots: tuple[bytes, ...]
     step_roots: tuple[bytes, ...]
     change_scores: tuple[int, ...]
+    initial_model_digest: bytes
+    initial_optimizer_digest: bytes
     model_digest: bytes
     optimizer_digest: bytes
 
@@ -66,8 +68,8 @@ def compute_commitments(files: RecordFiles, recipe: Recipe) -> Commitments:
     validate_start(
         recipe.seed_bytes, get_model_specs(recipe), recipe.initial, split_state(state)[0]
     )
-    parts = [compute_content_digest(part) for part in split_state(state)]
-    snapshots.append(compute_state_digest(0, *parts))
+    parts = initial = [compute_content_digest(part) for part in split_state(state)]
+    snapshots.append(compute_state_digest(0, *initial))
     for interval in range(recipe.intervals):
         before = get_parameters(recipe, state)
         state = read_state(files, recipe, interval + 1)
@@ -85,7 +87,12 @@ def compute_commitments(files: RecordFiles, recipe: Recipe) -> Commitments:
         roots.append(compute_root(compute_step_digests(snapshots[interval], rows)))
         scores.append(compute_change_score(before, get_parameters(recipe, state)))
     return Commitments(
-        compute_dataset_root(records), tuple(snapshots), tuple(roots), tuple(scores), *parts
+        compute_dataset_root(records),
+        tuple(snapshots),
+        tuple(roots),
+        tuple(scores),
+        *initial,
+        *parts,
     )
 
 
