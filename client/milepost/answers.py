@@ -1,10 +1,11 @@
-"""Offline verification of a model file: six answers and one verdict.
+"""Offline verification of a model file: six answers, or seven, and one verdict.
 
     weights    are these the tensors that the network judged?
     file       are these also the bytes that the submitter had?
     recorded   is the submission in the ledger state that the block commits to?
     final      did enough of the validators that I trust sign the block?
     retraced   which intervals were trained again, and did they agree?
+    origin     of a registered or continued run: as which registration, from which models?
     verdict    what did the network decide?
 
 Nothing here talks to a network, and nothing is trusted by default: without a trust file the answer
@@ -17,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from milepost import bundle
+from milepost import bundle, lineage
 from milepost.coverage import Coverage, describe_gaps, get_coverage
 from milepost.errors import CannotTell, WrongUsage
 from milepost.network import find_profile
@@ -183,7 +184,8 @@ class _Examination:
         if slug:
             return self._report(INCONSISTENT, "the proof is inconsistent", checks, slug=slug)
         coverage = get_coverage(self._verdict, quorum=len(self._proof.bundle.submission.quorum))
-        checks = (*checks, self._check_retraced(coverage), self._check_verdict())
+        checks = (*checks, self._check_retraced(coverage), *self._check_origin())
+        checks = (*checks, self._check_verdict())
         return self._conclude(checks, coverage, same, require_percent)
 
     def _conclude(
@@ -327,6 +329,17 @@ class _Examination:
             names = ", ".join(self._name(member) for member in verdict.overruled)
             detail += f"\noverruled by the panel: {names}"
         return Check("retraced", PASS if coverage.retraced else CANNOT, detail)
+
+    def _check_origin(self) -> tuple[Check, ...]:
+        """Registration and parents, of a run that has any; noted if a parent is less assured."""
+        view = lineage.view_origin(self._proof.bundle.origin, self._verdict)
+        self._subject["origin"] = view
+        names = {member.hex(): name for member, name in self._names.items()}
+        lines = lineage.describe_origin(view, names)
+        if not lines:
+            return ()
+        state = PASS if lineage.is_registered_throughout(view) else NOTE
+        return (Check("origin", state, "\n".join(lines)),)
 
     def _check_verdict(self) -> Check:
         verdict = self._verdict

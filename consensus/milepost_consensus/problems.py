@@ -553,14 +553,6 @@ PROBLEMS: dict[str, Problem] = {
         " leave out.",
         "The message says what to write instead. The list is in milepost_ml/operators.py.",
     ),
-    "unknown-parent": Problem(
-        "No such parent",
-        "A run can continue only the final model of a submission that the same network judged"
-        " VALID, and both record and submission must name it. This one names none, or one that is"
-        " not.",
-        "Submit the parent first and wait for its verdict, then record with `parent=`, naming its"
-        " run folder or submission.",
-    ),
     "unknown-submission": Problem(
         "No such submission",
         "The transaction speaks of a submission that is not on this chain.",

@@ -7,6 +7,8 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import Required, TypedDict
 
 import msgspec
 import torch
@@ -27,10 +29,26 @@ from milepost_ml.registration import Say
 from milepost_ml.rehearsal import Loss
 from milepost_ml.snapshots import TensorSpec
 
+Model = torch.nn.Module
+Optimizer = torch.optim.Optimizer
 Schedule = LRScheduler | Sequence[float]
 """A scheduler that steps once a step, or the learning rate of every step."""
 Rates = tuple[tuple[int, float], ...]
 """Run lengths: (steps, learning rate of each of them)."""
+
+
+class Options(TypedDict, total=False):
+    """What a run takes besides its model, its optimizer and where it comes from."""
+
+    loss: Required[Loss]
+    every: Required[int]
+    folder: str | Path
+    seed: bytes | int | None
+    profile: str | None
+    initial: Mapping[str, Distribution] | None
+    schedule: Schedule | None
+    selfcheck: bool
+    quiet: bool
 
 
 def validate_plan(*, records: int, batch_size: int, steps: int, every: int) -> None:

@@ -22,7 +22,7 @@ from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_
 from milepost_consensus.payloads import PROFILES, validate_device_class
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
-from milepost_ml.initial import Constant, Initial, Normal, Parent, Uniform, validate_initial
+from milepost_ml.initial import Initial, Parent, validate_initial
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
 
@@ -189,11 +189,6 @@ def compute_unseeded_digest(recipe: Recipe) -> bytes:
     return compute_digest(
         "unseeded-recipe", encode_recipe(msgspec.structs.replace(recipe, seed=""))
     )
-
-
-def is_derived(recipe: Recipe) -> bool:
-    """Whether all that the model starts from follows from the seed."""
-    return all(isinstance(initial, Constant | Uniform | Normal) for initial in recipe.initial)
 
 
 def is_continued(recipe: Recipe) -> bool:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from milepost_consensus.encoding import encode
 from milepost_consensus.payloads import Submit
+from milepost_consensus.registrations import Registration
 from milepost_node.jobs import (
     DeviceClasses,
     GetDeviceClasses,
@@ -35,7 +36,7 @@ class Retracer(Protocol):
 
     async def get_device_classes(self) -> DeviceClasses: ...
 
-    async def validate_record(self, submit: Submit) -> None: ...
+    async def validate_record(self, submit: Submit, registration: Registration | None) -> None: ...
 
     async def retrace_interval(
         self, submit: Submit, interval: int, *, verifier: bytes, work_step: int
@@ -80,8 +81,9 @@ class Workers:
         assert isinstance(answer, DeviceClasses)
         return answer
 
-    async def validate_record(self, submit: Submit) -> None:
-        answer = await self._reader.run(ValidateRecord(encode(submit)))
+    async def validate_record(self, submit: Submit, registration: Registration | None) -> None:
+        job = ValidateRecord(encode(submit), encode(registration) if registration else b"")
+        answer = await self._reader.run(job)
         assert isinstance(answer, Valid)
 
     async def retrace_interval(

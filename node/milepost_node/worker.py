@@ -23,6 +23,7 @@ from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import decode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.payloads import Submit
+from milepost_consensus.registrations import Registration
 from milepost_ml.errors import MilepostMLError
 from milepost_ml.files import MAX_MANIFEST_BYTES, BlobFiles, decode_manifest
 from milepost_node.blobs import get_blob_path, store_bytes
@@ -99,7 +100,8 @@ class Worker:
     def _validate(self, job: ValidateRecord) -> Answer:
         from milepost_ml.admission import validate_record
 
-        validate_record(*self._open(job.submit))
+        registration = decode(Registration, job.registration) if job.registration else None
+        validate_record(*self._open(job.submit), registration)
         return Valid()
 
     def _retrace(self, job: RetraceInterval) -> Answer:

@@ -25,6 +25,7 @@ from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import Submit, get_interval_steps
+from milepost_consensus.registrations import Registration
 from milepost_consensus.state import LedgerState
 from milepost_consensus.transactions import make_tx
 from milepost_consensus.views import to_view
@@ -108,7 +109,7 @@ class ScriptedRetracer:
     async def get_device_classes(self) -> DeviceClasses:
         return DeviceClasses((OTHER_DEVICE, DEVICE), self.fault)
 
-    async def validate_record(self, submit: Submit) -> None:
+    async def validate_record(self, submit: Submit, registration: Registration | None) -> None:
         self.asked.append(("validate", 0))
         if self.gate is not None:
             await self.gate.wait()
