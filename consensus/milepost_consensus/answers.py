@@ -204,7 +204,7 @@ def _add_accuser(
 def apply_work_refutation(
     submission: Submission, refutation: WorkRefutation, terms: Terms, *, sender: bytes
 ) -> Submission:
-    """R27: a work digest is not that of the committed step, so its verifier did not retrain it.
+    """R26: a work digest is not that of the committed step, so its verifier did not retrain it.
 
     Who lies about one interval is believed about none: all its agreeing answers are lazy.
     """

@@ -1,6 +1,6 @@
 """The next block's state while it is being made: transactions and the passing height, over a base.
 
-New submissions (R8), seeds (R13, R26) and the order in which things happen are decided here; who
+New submissions (R8), seeds (R13, R28) and the order in which things happen are decided here; who
 may send a transaction in envelopes.py, what an answer does to a submission in answers.py, what a
 height does to it in verification.py, what a verdict does to standings in penalties.py; evidence,
 membership and onions in governance.py.  Rule numbers refer to
@@ -193,7 +193,7 @@ class Draft:
         return replace(submission, seed=compute_seed(mix, submission.id))
 
     def _seed_registrations(self, mix: bytes) -> None:
-        """R26: like a submission's, or by the id of the block that carried the registration."""
+        """R28: like a submission's, or by the id of the block that carried the registration."""
         from_beacon = self._base.params.seed_source == BEACON
         randomness = mix if from_beacon else self._base.last_id
         for registration in self._base.seedless_registrations:
@@ -243,7 +243,7 @@ class Draft:
         self._standings[standing.id] = standing
 
     def _register(self, sender: bytes, register: Register) -> None:
-        """R26."""
+        """R28."""
         registration, standing = apply_register(
             register, self._get_standing(sender), height=self._height, network=self._base.network
         )
@@ -305,7 +305,7 @@ class Draft:
         )
 
     def _apply_answer(self, sender: bytes, payload: Answer) -> Submission:
-        """R9 to R12, R27: an answer about a submission on the chain."""
+        """R9 to R12, R26: an answer about a submission on the chain."""
         submission = self._get_submission(payload.submission)
         if isinstance(payload, Hold):
             return apply_hold(submission, sender=sender)

@@ -26,7 +26,7 @@ def apply_verdict(
     *,
     height: int,
 ) -> dict[bytes, Standing]:
-    """R28: the standings that a verdict changes.
+    """R27: the standings that a verdict changes.
 
     Only `exact` arithmetic strikes the overruled: with the others an honest machine may get other
     bits.  Silence about profile `class` is no fault: few machines can repeat it.
@@ -45,12 +45,12 @@ def apply_verdict(
 
 
 def strike_liar(standing: Standing, params: Params, height: int) -> Standing:
-    """R27, R28: what the member said about training was found wrong."""
+    """R26, R27: what the member said about training was found wrong."""
     return strike(replace(standing, lies=standing.lies + 1), params, height)
 
 
 def miss_duties(standing: Standing, params: Params, height: int) -> Standing:
-    """R28: the member answered none of its duties of a submission."""
+    """R27: the member answered none of its duties of a submission."""
     missed = standing.missed_duties + 1
     if missed < params.max_missed_duties:
         return replace(standing, missed_duties=missed)
@@ -58,7 +58,7 @@ def miss_duties(standing: Standing, params: Params, height: int) -> Standing:
 
 
 def answer_duties(standing: Standing) -> Standing:
-    """R28: any answer ends the row of silence."""
+    """R27: any answer ends the row of silence."""
     return replace(standing, missed_duties=0) if standing.missed_duties else standing
 
 

@@ -41,7 +41,7 @@ def compute_registered_seed(randomness: bytes, registration_id: bytes) -> bytes:
 def apply_register(
     register: Register, standing: Standing, *, height: int, network: bytes
 ) -> tuple[Registration, Standing]:
-    """R26: the sender's next registration, and its standing that counts it."""
+    """R28: the sender's next registration, and its standing that counts it."""
     validate_register(register)
     if register.attempt != standing.registrations:
         raise InvalidTransaction(
