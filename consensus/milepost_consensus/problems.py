@@ -651,6 +651,13 @@ PROBLEMS: dict[str, Problem] = {
         " merging an adapter or exporting to another layout.",
         "Submit the model as it was trained: put back the file that the recorder wrote.",
     ),
+    "wrong-attempt": Problem(
+        "Registrations counted wrong",
+        "A registration says how many its sender made before, so that asking again for a seed"
+        " shows. The chain counts another number.",
+        "Register again; the client asks the chain for the number. If you see it often, somebody"
+        " else may use the key.",
+    ),
     "wrong-initial-weights": Problem(
         "Other initial weights than declared",
         "Weights that are declared as derived follow from seed and tensor name, bit for bit. A"
@@ -658,13 +665,6 @@ PROBLEMS: dict[str, Problem] = {
         " declares less: whatever was trained before, or chosen, does not show in the record.",
         "Record the run with `register=`, which sets the weights. To go on from an earlier model,"
         " have that one judged and name it with `parent=`.",
-    ),
-    "wrong-attempt": Problem(
-        "Registrations counted wrong",
-        "A registration says how many its sender made before, so that asking again for a seed"
-        " shows. The chain counts another number.",
-        "Register again; the client asks the chain for the number. If you see it often, somebody"
-        " else may use the key.",
     ),
     "wrong-mode": Problem(
         "Model in another mode",
