@@ -132,10 +132,10 @@ def _make_report(
     *,
     checks: tuple[Check, ...] = (),
     coverage: Coverage | None = None,
+    gaps: tuple[str, ...] = (),
     subject: dict[str, Any],
     slug: str = "",
 ) -> Report:
-    gaps = tuple(describe_gaps(coverage)) if coverage is not None else ()
     return Report(verdict, headline, checks, coverage, gaps, subject, slug)
 
 
@@ -155,6 +155,7 @@ class _Examination:
         self._proof = proof
         self._trust = trust
         self._verdict: Verdict = proof.bundle.verdict
+        self._origin = lineage.view_origin(proof.bundle.origin, self._verdict)
         self._names = {member.id: member.name for member in trust.validators}
         submit = proof.bundle.submission.submit
         self._subject = {
@@ -170,6 +171,7 @@ class _Examination:
             "recipe": submit.recipe.hex(),
             "assurance": self._verdict.assurance,
             "profile": self._verdict.profile,
+            "origin": self._origin,
         }
 
     def run(self, require_percent: float) -> Report:
@@ -230,8 +232,17 @@ class _Examination:
         coverage: Coverage | None = None,
         slug: str = "",
     ) -> Report:
+        gaps: tuple[str, ...] = ()
+        if coverage is not None:
+            gaps = (*describe_gaps(coverage), *lineage.describe_gaps(self._origin))
         return _make_report(
-            verdict, headline, checks=checks, coverage=coverage, subject=self._subject, slug=slug
+            verdict,
+            headline,
+            checks=checks,
+            coverage=coverage,
+            gaps=gaps,
+            subject=self._subject,
+            slug=slug,
         )
 
     def _name(self, member: bytes) -> str:
@@ -332,13 +343,11 @@ class _Examination:
 
     def _check_origin(self) -> tuple[Check, ...]:
         """Registration and parents, of a run that has any; noted if a parent is less assured."""
-        view = lineage.view_origin(self._proof.bundle.origin, self._verdict)
-        self._subject["origin"] = view
         names = {member.hex(): name for member, name in self._names.items()}
-        lines = lineage.describe_origin(view, names)
+        lines = lineage.describe_origin(self._origin, names)
         if not lines:
             return ()
-        state = PASS if lineage.is_registered_throughout(view) else NOTE
+        state = PASS if lineage.is_registered_throughout(self._origin) else NOTE
         return (Check("origin", state, "\n".join(lines)),)
 
     def _check_verdict(self) -> Check:

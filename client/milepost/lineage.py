@@ -100,6 +100,28 @@ def describe_origin(view: View, names: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def describe_gaps(view: View) -> list[str]:
+    """What stays open about where the model comes from, one sentence each."""
+    lines = []
+    registration, lineage = view["registration"], view["lineage"]
+    if registration is None:
+        what = "the order of the data" if lineage else "initial weights and the order of the data"
+        lines.append(
+            f"Whether {what} were chosen for a purpose: the run was not registered, so they are its"
+            " submitter's choice."
+        )
+    elif registration["made"] > 1:
+        lines.append(
+            f"How many seeds were tried: this submitter had made {registration['made']}"
+            " registrations by then and may have kept the run that suited."
+        )
+    if lineage and not is_registered_throughout(view):
+        lines.append(
+            "The same of its ancestors: not all of them are VALID with assurance FULL+REGISTERED."
+        )
+    return lines
+
+
 def is_registered_throughout(view: View) -> bool:
     """Whether every parent listed is VALID with full assurance, up to the first of the line."""
     return not view["more"] and all(

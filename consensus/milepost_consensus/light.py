@@ -308,6 +308,8 @@ def _verify_subject(bundle: ProofBundle, trust: Trust) -> Check:
         and submission.phase == DECIDED
         and verdict.sender == submission.sender
         and verdict.model_digest == submission.submit.model_digest
+        and verdict.registration == submission.submit.registration
+        and verdict.parent == submission.submit.parent
         and verdict.intervals == get_interval_count(submission.submit)
         and verdict.registration == submission.submit.registration
         and verdict.parent == submission.submit.parent
