@@ -11,13 +11,15 @@ The parents come nearest first; `more` says that the line goes on beyond those l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from milepost.api import Client
 from milepost.errors import Refused
 from milepost_consensus.origin import MAX_ANCESTORS, Origin
 from milepost_consensus.verdicts import FULL_REGISTERED, VALID, Verdict
 from milepost_consensus.views import to_view
+
+if TYPE_CHECKING:
+    from milepost.api import Client
 
 View = dict[str, Any]
 
