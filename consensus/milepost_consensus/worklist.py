@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import OPEN, Accusation, Duty, Submission
+from milepost_consensus.submissions import (
+    AGREES,
+    OPEN,
+    PANEL,
+    WITNESSING,
+    Accusation,
+    Duty,
+    Submission,
+)
 
 
 class OpenDuty(NamedTuple):
@@ -46,6 +54,33 @@ def get_accusations(state: LedgerState, verifier: bytes) -> tuple[OpenAccusation
         if accusation.outcome == OPEN
         and all(answer.verifier != verifier for answer in accusation.answers)
     )
+
+
+class Comparable(NamedTuple):
+    """Another's answer that whoever retraced the interval can check."""
+
+    submission: Submission
+    number: int
+    """The place of the duty in the submission, which never changes."""
+    duty: Duty
+
+
+def get_comparable(state: LedgerState, verifier: bytes) -> tuple[Comparable, ...]:
+    """Answers of others, while they can be refuted (R26), on intervals that a verifier attested."""
+    found = []
+    for submission in state.open_submissions:
+        if submission.phase not in (WITNESSING, PANEL):
+            continue
+        agreeing = [
+            (number, duty) for number, duty in enumerate(submission.duties) if duty.answer == AGREES
+        ]
+        mine = {duty.interval for _, duty in agreeing if duty.verifier == verifier}
+        found += [
+            Comparable(submission, number, duty)
+            for number, duty in agreeing
+            if duty.interval in mine and duty.verifier != verifier
+        ]
+    return tuple(found)
 
 
 def get_unheld(state: LedgerState, validator: bytes) -> tuple[Submission, ...]:

@@ -71,6 +71,8 @@ class Retraced(NamedTuple):
     distance_ppm: int
     """From the retrained end to the submitted end, in 10^-6 of the interval's movement."""
     seconds: float
+    gradients: tuple[bytes, ...] = ()
+    """Content digests of the gradients of all steps, if every one agrees."""
 
 
 class _Interval(NamedTuple):
@@ -220,6 +222,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
     stepper, start = _start(opened)
     end = _read_committed_state(opened, opened.number + 1, opened.rows[-1].post)
     pre, work, distance = opened.pre, ZERO_DIGEST, MAX_DISTANCE_PPM
+    gradients: list[bytes] = []
     differs: tuple[int, _Outcome] | None = None
     for step, row in zip(opened.steps, opened.rows, strict=True):
         outcome = _repeat_step(stepper, pre, row)
@@ -228,6 +231,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
         if outcome.part == FAILED:
             break
         pre = outcome.post
+        gradients.append(outcome.gradient)
         if step == work_step:
             work = compute_work_digest(verifier, outcome.gradient)
     else:
@@ -238,7 +242,8 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
         )
     if differs is None:
         seconds = time.perf_counter() - begin
-        return Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, seconds)
+        found = Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, seconds)
+        return found._replace(gradients=tuple(gradients))
     step, outcome = differs
     place = _get_place(opened, step)
     return Retraced(

@@ -60,7 +60,25 @@ class GetStepCommitment(_Frame, frozen=True, tag="get-step-commitment"):
     step: int
 
 
-Job = GetDeviceClasses | ValidateRecord | RetraceInterval | RecomputeStep | GetStepCommitment
+class RefuteWork(_Frame, frozen=True, tag="refute-work"):
+    """Compare another verifier's work digest with what retracing the interval here gave.
+
+    `submit` and `duty`: canonical bytes.
+    """
+
+    submission: bytes
+    submit: bytes
+    duty: bytes
+
+
+Job = (
+    GetDeviceClasses
+    | ValidateRecord
+    | RetraceInterval
+    | RecomputeStep
+    | GetStepCommitment
+    | RefuteWork
+)
 
 
 class DeviceClasses(_Frame, frozen=True, tag="device-classes"):
@@ -94,6 +112,12 @@ class Retrace(_Frame, frozen=True, tag="retrace"):
     milliseconds: int
 
 
+class Refutation(_Frame, frozen=True, tag="refutation"):
+    """Canonical bytes of a work refutation; empty where nothing is to be refuted."""
+
+    payload: bytes
+
+
 class StepDigest(_Frame, frozen=True, tag="step-digest"):
     recomputed: bytes
 
@@ -116,7 +140,9 @@ class Failed(_Frame, frozen=True, tag="failed"):
     message: str
 
 
-Answer = DeviceClasses | Valid | Retrace | StepDigest | StepCommitment | Refused | Failed
+Answer = (
+    DeviceClasses | Valid | Retrace | StepDigest | StepCommitment | Refutation | Refused | Failed
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _job_decoder = msgspec.msgpack.Decoder[Job](Job)

@@ -6,17 +6,22 @@ being retrained.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from milepost_consensus.encoding import encode
-from milepost_consensus.payloads import Submit
+from milepost_consensus.encoding import decode, encode
+from milepost_consensus.payloads import Submit, WorkRefutation
 from milepost_consensus.registrations import Registration
+from milepost_consensus.submissions import Duty
+from milepost_node.gradients import GradientStore, get_gradients_folder
 from milepost_node.jobs import (
     DeviceClasses,
     GetDeviceClasses,
     GetStepCommitment,
     RecomputeStep,
+    Refutation,
+    RefuteWork,
     Retrace,
     RetraceInterval,
     StepCommitment,
@@ -50,6 +55,13 @@ class Retracer(Protocol):
         self, submit: Submit, interval: int, step: int
     ) -> StepCommitment: ...
 
+    async def refute_work(
+        self, submission: bytes, submit: Submit, duty: Duty
+    ) -> WorkRefutation | None: ...
+
+    def forget_all_but(self, submits: Iterable[Submit]) -> None:
+        """Drop what is kept for refuting work, but for these submissions."""
+
     async def stop(self) -> None: ...
 
 
@@ -59,6 +71,7 @@ class Workers:
     def __init__(
         self, blobs: Path, *, memory_bytes: int, limit_seconds: float, threads: int
     ) -> None:
+        self._gradients = GradientStore(get_gradients_folder(blobs))
         self._reader = WorkerProcess(
             blobs,
             memory_bytes=memory_bytes,
@@ -106,6 +119,17 @@ class Workers:
         answer = await self._reader.run(GetStepCommitment(encode(submit), interval, step))
         assert isinstance(answer, StepCommitment)
         return answer
+
+    async def refute_work(
+        self, submission: bytes, submit: Submit, duty: Duty
+    ) -> WorkRefutation | None:
+        # Beside retraining, for the witness window is short.
+        answer = await self._reader.run(RefuteWork(submission, encode(submit), encode(duty)))
+        assert isinstance(answer, Refutation)
+        return decode(WorkRefutation, answer.payload) if answer.payload else None
+
+    def forget_all_but(self, submits: Iterable[Submit]) -> None:
+        self._gradients.keep_only(submits)
 
     async def stop(self) -> None:
         await self._reader.stop()

@@ -10,8 +10,14 @@ from typing import NamedTuple
 
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import ANCHORED, Accusation, Duty, Submission
-from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
+from milepost_consensus.worklist import get_accusations, get_comparable, get_duties, get_unheld
 from milepost_node.answers import Key
+
+
+class Doubt(NamedTuple):
+    """Another verifier's answer about an interval that this node has retraced too."""
+
+    duty: Duty
 
 
 class Task(NamedTuple):
@@ -19,8 +25,8 @@ class Task(NamedTuple):
 
     key: Key
     submission: Submission
-    subject: Duty | Accusation | None
-    """The duty or the accusation; None to hold the record."""
+    subject: Duty | Accusation | Doubt | None
+    """The duty or the accusation, another's answer; None to hold the record."""
 
 
 def plan_records(state: LedgerState, me: bytes) -> Iterator[Task]:
@@ -28,6 +34,13 @@ def plan_records(state: LedgerState, me: bytes) -> Iterator[Task]:
     unheld = get_unheld(state, me)
     for submission in sorted(unheld, key=lambda submission: submission.phase != ANCHORED):
         yield Task(("hold", submission.id, 0, 0), submission, None)
+
+
+def plan_refuting(state: LedgerState, me: bytes) -> Iterator[Task]:
+    """Answers of others to check, which is quick and must be: only a few blocks wait for it."""
+    for submission, number, duty in get_comparable(state, me):
+        key = ("refute", submission.id, duty.interval, number)
+        yield Task(key, submission, Doubt(duty))
 
 
 def plan_retracing(state: LedgerState, me: bytes) -> Iterator[Task]:

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from milepost_consensus.crypto import ZERO_DIGEST
-from milepost_consensus.encoding import decode
+from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.payloads import Submit
 from milepost_consensus.registrations import Registration
+from milepost_consensus.submissions import Duty
 from milepost_ml.errors import MilepostMLError
 from milepost_ml.files import MAX_MANIFEST_BYTES, BlobFiles, decode_manifest
 from milepost_node.blobs import get_blob_path, store_bytes
+from milepost_node.gradients import GradientStore, get_gradients_folder
 from milepost_node.jobs import (
     Answer,
     DeviceClasses,
@@ -36,6 +38,8 @@ from milepost_node.jobs import (
     Job,
     RecomputeStep,
     Refused,
+    Refutation,
+    RefuteWork,
     Retrace,
     RetraceInterval,
     StepCommitment,
@@ -57,6 +61,7 @@ class Worker:
 
     def __init__(self, blobs: Path, *, threads: int = 1) -> None:
         self._blobs = blobs
+        self._gradients = GradientStore(get_gradients_folder(blobs))
         self._threads = threads
 
     def preload(self, *, training: bool) -> None:
@@ -90,6 +95,8 @@ class Worker:
                 return self._recompute(job)
             case GetStepCommitment():
                 return self._get_commitment(job)
+            case RefuteWork():
+                return self._refute(job)
 
     def _open(self, data: bytes) -> tuple[Submit, BlobFiles]:
         submit = decode(Submit, data)
@@ -112,6 +119,8 @@ class Worker:
         found = retrace_interval(
             submit, files, job.interval, verifier=job.verifier, work_step=job.work_step
         )
+        if found.agrees:
+            self._gradients.write(submit, job.interval, found.gradients)
         return Retrace(
             agrees=found.agrees,
             step=found.step or 0,
@@ -142,6 +151,17 @@ class Worker:
 
         leaf, path = get_step_commitment(*self._open(job.submit), job.interval, job.step)
         return StepCommitment(leaf, tuple(path))
+
+    def _refute(self, job: RefuteWork) -> Answer:
+        from milepost_ml.refutation import refute_work
+
+        submit, files = self._open(job.submit)
+        duty = decode(Duty, job.duty)
+        gradient = self._gradients.read(submit, duty.interval, duty.work_step)
+        if not gradient:
+            return Refutation(b"")
+        found = refute_work(submit, files, duty, submission=job.submission, gradient=gradient)
+        return Refutation(b"" if found is None else encode(found))
 
     def _set_threads(self) -> None:
         """Before every training, because one of profile `class` goes down to one thread."""

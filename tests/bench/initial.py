@@ -83,9 +83,8 @@ def bench_initial() -> None:
     for name, make in (("LeNet-5", make_lenet5), ("MLP", make_mlp), ("conv-bn", make_conv_net)):
         for kind, derived in (("PyTorch's", False), ("derived", True)):
             found = [_train(make, number, derived=derived) for number in range(SEEDS)]
-            print(
-                f"{name:8} {kind:10} {statistics.mean(found):6.2f} % +- {statistics.stdev(found):.2f}"
-            )
+            mean, deviation = statistics.mean(found), statistics.stdev(found)
+            print(f"{name:8} {kind:10} {mean:6.2f} % +- {deviation:.2f}")
     for initial in (Uniform(0.05), Normal(0.02)):
         begin = time.perf_counter()
         derive_tensor(make_seed(1), TensorSpec("large", "F32", (LARGE,)), initial)

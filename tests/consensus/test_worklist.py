@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from milepost_consensus.answers import apply_work_refutation
+from milepost_consensus.draft import get_terms
 from milepost_consensus.params import Params
-from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
+from milepost_consensus.state import apply_entries
+from milepost_consensus.worklist import get_accusations, get_comparable, get_duties, get_unheld
 from tests.support.ledger import Ledger, make_genesis, make_hash, make_record, make_signer
 
 RECORD = make_record()
@@ -49,6 +52,40 @@ def test_missed_duties_are_asked_of_the_replacement() -> None:
     assert added
     ledger.run_until(submission, "witnessing")
     assert [d for v in ledger.verifiers for d in get_duties(ledger.state, v)] == []
+
+
+def test_answers_are_compared_by_those_who_retraced_the_interval_too() -> None:
+    ledger = Ledger(make_genesis(5, params=Params(auditors=2, witness_window=3)))
+    submission = ledger.start(RECORD)
+    duties = ledger.get(submission).duties
+    me, colleague = (d.verifier for d in duties if d.interval == 0)
+    ledger.apply([ledger.attest(submission, d) for d in duties if d.interval == 0])
+    assert get_comparable(ledger.state, me) == ()  # a gradient revealed now would help others
+    ledger.attest_open(submission)
+    found = get_comparable(ledger.state, me)
+    mine = {d.interval for d in duties if d.verifier == me}
+    theirs = [d for d in duties if d.interval in mine and d.verifier != me]
+    assert [(d.interval, d.verifier) for _, _, d in found] == [
+        (d.interval, d.verifier) for d in theirs
+    ]
+    assert all(ledger.get(submission).duties[each.number] == each.duty for each in found)
+    assert get_comparable(ledger.state, OUTSIDER) == ()
+    lazy = next(d for d in ledger.get(submission).duties if (d.interval, d.verifier) == (0, me))
+    wrong = replace(lazy, work_digest=make_hash("invented"))
+    changed = replace(
+        ledger.get(submission),
+        duties=tuple(wrong if d is lazy else d for d in ledger.get(submission).duties),
+    )
+    state = apply_entries(ledger.state, submissions={submission: changed})
+    refuted = apply_work_refutation(
+        changed, RECORD.make_refutation(submission, wrong), get_terms(state), sender=colleague
+    )
+    state = apply_entries(state, submissions={submission: refuted})
+    # Who was found lazy is neither compared with anybody nor compares.
+    assert get_comparable(state, me) == ()
+    assert all(each.duty.verifier != me for each in get_comparable(state, colleague))
+    ledger.run_until(submission, "decided")
+    assert get_comparable(ledger.state, colleague) == ()
 
 
 def test_accusations_are_asked_of_everybody_who_has_not_answered() -> None:

@@ -9,8 +9,9 @@ from tests.mutants.agreement import AGREEMENT
 from tests.mutants.governance import GOVERNANCE
 from tests.mutants.ledger import LEDGER
 from tests.mutants.mutant import Mutant
+from tests.mutants.training import TRAINING
 
-MUTANTS: Final = (*AGREEMENT, *GOVERNANCE, *LEDGER)
+MUTANTS: Final = (*AGREEMENT, *GOVERNANCE, *LEDGER, *TRAINING)
 
 
 class UnknownMutant(Exception):

@@ -10,9 +10,15 @@ import torch
 from msgspec.structs import replace
 
 from milepost_consensus.crypto import ZERO_DIGEST
-from milepost_consensus.encoding import encode
+from milepost_consensus.encoding import decode, encode
 from milepost_consensus.merkle import verify_path
-from milepost_consensus.payloads import Submit, get_interval_steps
+from milepost_consensus.payloads import Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.step_digests import (
+    compute_gradient_commitment,
+    compute_step_digest,
+    compute_work_digest,
+)
+from milepost_consensus.submissions import Duty
 from milepost_ml.admission import build_submit
 from milepost_ml.files import build_manifest, encode_manifest
 from milepost_node.blobs import BlobStore, store_bytes
@@ -23,6 +29,8 @@ from milepost_node.jobs import (
     GetStepCommitment,
     RecomputeStep,
     Refused,
+    Refutation,
+    RefuteWork,
     Retrace,
     RetraceInterval,
     StepCommitment,
@@ -56,6 +64,12 @@ class Desk:
         for file in manifest.files:
             assert store_bytes(self.blobs, (run / file.name).read_bytes()).hex() == file.digest
 
+    def ask(self, submit: Submit, duty: Duty) -> WorkRefutation | None:
+        """What the worker has against an answer."""
+        answer = self.worker.perform(RefuteWork(ME, encode(submit), encode(duty)))
+        assert isinstance(answer, Refutation)
+        return decode(WorkRefutation, answer.payload) if answer.payload else None
+
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
@@ -73,6 +87,35 @@ def test_honest_record(desk: Desk, tiny_run: Path, tiny_submit: Submit) -> None:
     other = desk.worker.perform(RetraceInterval(data, 1, b"\x06" * 32, EVERY + 1))
     assert isinstance(other, Retrace)
     assert other.work_digest != answer.work_digest, "work cannot be copied from a colleague"
+
+
+def test_what_was_retraced_tells_who_did_not(desk: Desk, tiny_submit: Submit) -> None:
+    data, other = encode(tiny_submit), b"\x07" * 32
+    right = desk.worker.perform(RetraceInterval(data, 1, other, EVERY + 1))
+    assert isinstance(right, Retrace)
+    duty = Duty(1, other, 0, EVERY + 1, "agrees", right.work_digest)
+    lazy = replace(duty, work_digest=bytes(32))
+    assert desk.ask(tiny_submit, duty) is None
+    refutation = desk.ask(tiny_submit, lazy)
+    assert refutation is not None
+    assert (refutation.submission, refutation.interval) == (ME, 1)
+    leaf = compute_step_digest(
+        pre=refutation.pre,
+        batch=refutation.batch,
+        gradient=compute_gradient_commitment(refutation.gradient),
+        loss=refutation.loss,
+        post=refutation.post,
+    )
+    root = tiny_submit.step_roots[1]
+    verify_path(root, leaf, index=1, count=EVERY, path=refutation.path)
+    assert compute_work_digest(other, refutation.gradient) == right.work_digest
+    first = replace(lazy, work_step=EVERY)
+    found = desk.ask(tiny_submit, first)
+    assert found is not None
+    assert found.pre == tiny_submit.snapshots[1]
+    # An interval that was not retraced here tells nothing, and an accuser is asked for no work.
+    assert desk.ask(tiny_submit, replace(lazy, interval=2, work_step=2 * EVERY)) is None
+    assert desk.ask(tiny_submit, replace(lazy, answer="differs")) is None
 
 
 @pytest.mark.parametrize("profile", ["exact", "rounded"])

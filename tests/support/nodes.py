@@ -24,9 +24,10 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Register, Submit, get_interval_steps
+from milepost_consensus.payloads import Register, Submit, WorkRefutation, get_interval_steps
 from milepost_consensus.registrations import Registration
 from milepost_consensus.state import LedgerState
+from milepost_consensus.submissions import Duty
 from milepost_consensus.transactions import make_tx
 from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
@@ -163,6 +164,15 @@ class ScriptedRetracer:
         place = step - get_interval_steps(submit, interval).start
         return StepCommitment(leaves[place], compute_path(leaves, place))
 
+    async def refute_work(
+        self, submission: bytes, submit: Submit, duty: Duty
+    ) -> WorkRefutation | None:
+        self.asked.append(("refute", duty.interval))
+        return None
+
+    def forget_all_but(self, submits: Iterable[Submit]) -> None:
+        pass
+
     async def stop(self) -> None:
         self.stopped = True
 
@@ -221,7 +231,8 @@ def write_home(
     key.write_text(hashlib.sha256(name.encode()).hexdigest() + "\n")
     key.chmod(0o600)
     (home / "node.toml").write_text(
-        f'host = "127.0.0.1"\nport = {port}\nname = "{name}"\nmalicious = "{malicious}"\n'
+        f'host = "127.0.0.1"\nport = {port}\nname = "{name}"\n'
+        f'behaviour = "{malicious}"\nbehaviour_network = "{genesis.network}"\n'
     )
     return home
 
