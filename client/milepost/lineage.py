@@ -107,10 +107,14 @@ def describe_gaps(view: View) -> list[str]:
     lines = []
     registration, lineage = view["registration"], view["lineage"]
     if registration is None:
-        what = "the order of the data" if lineage else "initial weights and the order of the data"
+        what = (
+            "the order of the data was"
+            if lineage
+            else "initial weights and the order of the data were"
+        )
         lines.append(
-            f"Whether {what} were chosen for a purpose: the run was not registered, so they are its"
-            " submitter's choice."
+            f"Whether {what} chosen for a purpose: the run was not registered, so its submitter"
+            " was free to."
         )
     elif registration["made"] > 1:
         lines.append(

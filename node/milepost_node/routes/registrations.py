@@ -7,10 +7,11 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from milepost_consensus.state import LedgerState
 from milepost_consensus.views import to_view
 from milepost_node.errors import InvalidRequest
 from milepost_node.problem_json import JsonAnswer
-from milepost_node.routes.access import get_node
+from milepost_node.routes.access import get_node, run_aside
 
 router = APIRouter(prefix="/v1")
 
@@ -28,19 +29,8 @@ async def get_registrations(
     `made` is how many the sender made in all.
     """
     state = get_node(request).runtime.state
-    found = [
-        item
-        for item in state.registrations.values()
-        if sender in (None, item.sender.hex()) and recipe in (None, item.register.recipe.hex())
-    ]
-    found.sort(key=lambda item: (-item.height, -item.register.attempt, item.id))
-    standing = state.standings.get(bytes.fromhex(sender)) if sender is not None else None
-    return JsonAnswer(
-        {
-            "made": standing.registrations if standing is not None else 0,
-            "registrations": [to_view(item) for item in found[:MAX_LISTED]],
-        }
-    )
+    # Registrations are never deleted, so there may be many.
+    return JsonAnswer(await run_aside(request, _list, state, sender, recipe))
 
 
 @router.get("/registrations/{name}", response_class=JsonAnswer)
@@ -57,3 +47,17 @@ async def get_registration(request: Request, name: str) -> Response:
             slug="unknown-registration",
         )
     return JsonAnswer({"registration": to_view(found)})
+
+
+def _list(state: LedgerState, sender: str | None, recipe: str | None) -> dict[str, object]:
+    found = [
+        item
+        for item in state.registrations.values()
+        if sender in (None, item.sender.hex()) and recipe in (None, item.register.recipe.hex())
+    ]
+    found.sort(key=lambda item: (-item.height, -item.register.attempt, item.id))
+    standing = state.standings.get(bytes.fromhex(sender)) if sender is not None else None
+    return {
+        "made": standing.registrations if standing is not None else 0,
+        "registrations": [to_view(item) for item in found[:MAX_LISTED]],
+    }
