@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -20,10 +21,16 @@ from milepost.coverage import Coverage, get_coverage
 from milepost.errors import CannotTell, Refused, WrongUsage
 from milepost.network import find_network, get_signer
 from milepost.observer import Observer
+from milepost.refutations import Refuter
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.light import Trust
-from milepost_consensus.payloads import Submit, compute_submission_id, validate_submit
+from milepost_consensus.payloads import (
+    Submit,
+    WorkRefutation,
+    compute_submission_id,
+    validate_submit,
+)
 from milepost_consensus.registrations import Registration, validate_use
 from milepost_consensus.transactions import make_tx
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
@@ -117,7 +124,8 @@ def submit(
         sub = sender.name
         if not wait:
             return Delivery(sub, None, None, None, False)
-        return _follow(client, sub, folder, trust, timeout_seconds, observer)
+        refuter = Refuter(folder, sender.send)
+        return _follow(client, sub, folder, trust, timeout_seconds, observer, refuter)
 
 
 def get_network_id(client: Client, trust: Trust | None) -> bytes:
@@ -213,6 +221,22 @@ class _Sender:
                 raise
         self._observer.on_submitted(self.name, url=node.url, again=False)
 
+    def send(self, payload: WorkRefutation) -> None:
+        """Sign a statement about the submission and bring it to the next node that answers."""
+
+        def hand_in(node: Node) -> None:
+            tx = make_tx(
+                payload,
+                signer=self._signer,
+                valid_until=get_height(node) + VALID_HEIGHTS,
+                network=self._network_id,
+            )
+            # A verifier may have said it before, or the time for it may be over: both are settled.
+            with suppress(Refused):
+                node.send_transaction(encode(tx))
+
+        self._client.attempt(hand_in)
+
 
 def _refuse_duplicate(
     client: Client, sub: str, verdict: dict[str, Any], folder: Path, trust: Trust | None
@@ -236,6 +260,7 @@ def _follow(
     trust: Trust | None,
     timeout_seconds: float,
     observer: Observer,
+    refuter: Refuter,
 ) -> Delivery:
     deadline = time.monotonic() + timeout_seconds
     last: dict[str, Any] | None = None
@@ -244,6 +269,8 @@ def _follow(
         if view is not None and view != last:
             observer.on_state(view)
             last = view
+            for verifier in refuter.look(view):
+                observer.on_lazy(verifier.hex())
         if view is not None and view["verdict"] is not None:
             delivery = _fetch_verdict(client, sub, folder, trust)
             if delivery is not None:

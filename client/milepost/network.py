@@ -46,6 +46,7 @@ BEHAVIOURS: Final = (
     "ordered",
     "chaotic",
     "lazy",
+    "copycat",
     "colluding",
     "silent",
     "false-witness",

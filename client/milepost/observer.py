@@ -34,5 +34,8 @@ class Observer:
     def on_state(self, view: dict[str, Any]) -> None:
         """The submission as a node sees it, whenever it changed."""
 
+    def on_lazy(self, verifier: str) -> None:
+        """A verifier, by id in hex, did not retrain what it vouches for, and that was shown."""
+
     def on_node_failed(self, url: str, reason: str) -> None:
         """A node gave no usable answer; the next one is asked."""

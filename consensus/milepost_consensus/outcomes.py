@@ -104,8 +104,8 @@ def decide_unseeded(submission: Submission, terms: Terms, *, height: int) -> Ver
 
 
 def decide_no_verifier(submission: Submission, terms: Terms, *, height: int) -> Verdict:
-    """UNDECIDED: every verifier is the submitter or of its operator (R14)."""
-    reason = "no verifier is independent of the submitter"
+    """UNDECIDED: every verifier is the submitter or of its operator, or in jail (R14)."""
+    reason = "no verifier can be elected: all are of the submitter's operator or in jail"
     return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
 
 

@@ -146,7 +146,9 @@ def _leave_anchored(submission: Submission, terms: Terms, height: int) -> Follow
 def _leave_retracing(submission: Submission, terms: Terms, height: int) -> Following:
     """R15: answered, or passed on, or given up."""
     if not submission.quorum:
-        return submission, decide_no_verifier(submission, terms, height=height)
+        # Somebody may have accused in the very block that held the election.
+        given_up = give_up_accusations(submission)
+        return given_up, decide_no_verifier(given_up, terms, height=height)
     if any(duty.answer == OPEN for duty in submission.duties):
         if height < submission.deadline:
             return submission, None

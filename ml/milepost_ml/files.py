@@ -31,6 +31,8 @@ DATA: Final = "data.safetensors"
 MODEL: Final = "model.safetensors"
 RUN: Final = "run.json"
 JOURNAL: Final = "journal.jsonl"
+GRADIENTS: Final = "gradients.secret"
+"""Digests of all gradients, which the submitter keeps to itself."""
 SELFCHECK: Final = "selfcheck.json"
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _BLOCK_BYTES: Final = 1024 * 1024

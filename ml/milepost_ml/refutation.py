@@ -1,17 +1,35 @@
 """Showing that a work digest is wrong, for whoever knows what the gradients were.
 
-The record holds only digests of the gradients' content digests.  Who trained the step, as its
-submitter or again as a verifier, has those content digests themselves.
+The record holds only digests of the gradients' content digests.  The recorder keeps those content
+digests themselves beside the record, in a file that is never submitted, so that the submitter can
+tell who did not retrain: with one verifier an interval, nobody else can.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
 
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.payloads import Submit, WorkRefutation, get_interval_steps
 from milepost_consensus.step_digests import compute_gradient_commitment, compute_work_digest
 from milepost_consensus.submissions import AGREES, Duty
-from milepost_ml.files import RecordFiles
+from milepost_ml.files import GRADIENTS, RecordFiles
 from milepost_ml.record_files import compute_step_digests, read_recipe, read_steps
+
+GRADIENT_BYTES: Final = 32
+"""One step in the file of gradients."""
+
+
+def read_gradient(run: Path, step: int) -> bytes:
+    """The content digest of a step's gradient as it was recorded; empty if it was not kept."""
+    try:
+        with (run / GRADIENTS).open("rb") as file:
+            file.seek(step * GRADIENT_BYTES)
+            data = file.read(GRADIENT_BYTES)
+    except FileNotFoundError:
+        return b""
+    return data if len(data) == GRADIENT_BYTES else b""
 
 
 def refute_work(

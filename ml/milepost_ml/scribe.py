@@ -25,6 +25,7 @@ from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX, compute_batch_di
 from milepost_ml.distance import compute_distances
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import (
+    GRADIENTS,
     JOURNAL,
     MODEL,
     RECIPE,
@@ -115,12 +116,15 @@ class Scribe:
         self._open: list[RecordedStep] = []
         """Steps of the interval that is not on disk yet."""
         self._entries = bytearray()
+        self._gradients = bytearray()
+        """What the steps files hold digests of; stays with the submitter."""
         self._last: StepImages | None = None
         self._last_model: dict[str, Array] = {}
         self._before = self._copy_parameters(start)
         (folder / "mileposts").mkdir()
         (folder / "steps").mkdir()
         (folder / JOURNAL).touch()
+        (folder / GRADIENTS).touch()
         write_tensors(folder / get_snapshot_name(0), start)
         self._write_about(complete=False)
         self._free: queue.SimpleQueue[StepImages] = queue.SimpleQueue()
@@ -185,8 +189,9 @@ class Scribe:
         )
         loss = np.float32(step.loss).astype("<f4").tobytes()
         # Only a digest of the gradient's digest is public: who knows more has done the step.
-        gradient = compute_gradient_commitment(images.gradient.compute_digest())
-        self._entries += batch + gradient + loss + post
+        gradient = images.gradient.compute_digest()
+        self._entries += batch + compute_gradient_commitment(gradient) + loss + post
+        self._gradients += gradient
         if self._rates and self._rates[-1][1] == step.rate:
             self._rates[-1] = (self._rates[-1][0] + 1, step.rate)
         else:
@@ -212,6 +217,9 @@ class Scribe:
         self._last_model = {name: array.copy() for name, array in images.model.get_arrays().items()}
         self._before = after
         self._entries.clear()
+        with (self._folder / GRADIENTS).open("ab") as file:
+            file.write(self._gradients)
+        self._gradients.clear()
         self._open.clear()
         if self.intervals == 0:
             self._write_recipe()  # so that interval 0 can be retraced while training goes on

@@ -121,6 +121,11 @@ def test_false_accusers_are_passed_over() -> None:
     assert get_names(find_replacements(submission, {1: 2})) == [(1, "Y"), (1, "Z")]
 
 
+def test_who_was_lazy_elsewhere_is_passed_over() -> None:
+    submission = make_submission(make_duty(4, X, "lazy"), make_duty(4, Y, "agrees"))
+    assert get_names(find_replacements(submission, {1: 2})) == [(1, "Z"), (1, "Y")]
+
+
 def test_replacements_get_flags_like_everybody_and_work_steps_of_their_extension() -> None:
     submission = replace(make_submission(flagged=(2,)), extensions=1)
     for duty in find_replacements(submission, {1: 1, 2: 2}):

@@ -21,42 +21,58 @@ from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import compute_quorum
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Attest, Hold, PanelVote
+from milepost_consensus.payloads import Attest, Hold, PanelVote, Register, compute_submission_id
 from milepost_consensus.rules import build_block, check_tx, get_proposer, validate_block
 from milepost_consensus.state import LedgerState
+from milepost_consensus.step_digests import compute_work_digest
 from milepost_consensus.submissions import (
+    AGREES,
     ANCHORED,
     DECIDED,
+    LAZY,
     PANEL,
     RETRACING,
     SEEDING,
     WITNESSING,
+    Duty,
     Submission,
 )
 from milepost_consensus.transactions import Payload, Tx
 from milepost_consensus.verdicts import Verdict
-from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
-from tests.support.ledger import Ledger, Record, make_genesis, make_hash, make_record, rebuild
+from milepost_consensus.worklist import get_accusations, get_comparable, get_duties, get_unheld
+from tests.support.ledger import (
+    Ledger,
+    Record,
+    make_genesis,
+    make_hash,
+    make_record,
+    make_signer,
+    rebuild,
+)
 
 T = TypeVar("T")
 WINDOWS = {"hold_window": 4, "attest_window": 3, "witness_window": 1, "panel_window": 3}
 PARAMS = [
     Params(**WINDOWS, quorum_size=3, sub_quorum_size=3),  # type: ignore[arg-type]
     Params(**WINDOWS, max_extensions=0),  # type: ignore[arg-type]
-    Params(**WINDOWS, auditors=0),  # type: ignore[arg-type]
-    Params(**WINDOWS, rule="majority"),  # type: ignore[arg-type]
+    Params(**WINDOWS, audit_permille=400, jail_heights=3),  # type: ignore[arg-type]
+    Params(**WINDOWS, rule="majority", audit_permille=500),  # type: ignore[arg-type]
 ]
 SCORES = [10**9 // (k + 1) * (6 if k == 4 else 1) for k in range(8)]
 RECORDS = [
-    make_record(f"run-{i}", intervals=8, steps_per_interval=2, change_scores=SCORES)
-    for i in range(2)
+    make_record(name, intervals=8, steps_per_interval=2, change_scores=SCORES, profile=profile)
+    for name, profile in (("run-0", "class"), ("run-1", "exact"))
 ]
 # Longest way: held, seeded, elected, retraced, extended twice with witnesses and panels in between.
 LONGEST = 2 * 4 + 1 + 3 * (3 + 1 + 3)
 
+SUBMITTER = make_signer("submitter").public
 NUMBERS = st.integers(0, 10**6)
 ACTIONS = st.sampled_from(
-    ["submit", "hold", "work", "work", "work", "witness", "vote", "attest", "stray", "pass"]
+    [
+        *("submit", "hold", "work", "work", "work", "witness", "vote", "attest", "stray", "pass"),
+        *("register", "refute"),
+    ]
 )
 STEPS = st.lists(st.lists(st.tuples(ACTIONS, NUMBERS, NUMBERS), max_size=12), max_size=14)
 
@@ -72,16 +88,46 @@ class World:
         self.ledger = Ledger(make_genesis(5, params=params))
         self.verifiers = self.ledger.verifiers
 
+    def make_submit(self, record: Record, number: int) -> Tx:
+        """A submission, every third of them of a registered run if there is a registration."""
+        ledger, keys = self.ledger, sorted(self.ledger.state.registrations)
+        if keys and number % 3 == 0:
+            record = record.register(pick(keys, number))
+        key = compute_submission_id(SUBMITTER, record.submit, ledger.state.network)
+        ledger.records[key] = record
+        return ledger.sign(record.submit, "submitter")
+
+    def make_register(self, number: int) -> Tx:
+        """The next registration, or one that counts wrong."""
+        made = self.ledger.state.standings[SUBMITTER].registrations
+        submit = RECORDS[0].submit
+        register = Register(
+            make_hash(number % 2), submit.dataset_root, submit.records, b"", made + number % 2
+        )
+        return self.ledger.sign(register, "submitter")
+
+    def make_refutations(self, member: bytes) -> list[Tx]:
+        """What a member that retraced can show of others."""
+        return [
+            self.ledger.sign(
+                self.ledger.records[submission.id].make_refutation(submission.id, duty), member
+            )
+            for submission, _, duty in get_comparable(self.ledger.state, member)
+            if is_made_up(duty, self.ledger.records[submission.id])
+        ]
+
     def make_tx(self, action: str, a: int, b: int) -> Tx | None:
         """A transaction of this kind; unsound ones are wanted too."""
         ledger, state = self.ledger, self.ledger.state
         record, member = pick(RECORDS, a), pick(self.verifiers, b)
         if action == "submit":
-            return ledger.sign(record.submit, "submitter")
+            return self.make_submit(record, b)
+        if action == "register":
+            return self.make_register(a)
         if not state.submissions:
             return None
         submission = pick(sorted(state.submissions.values(), key=lambda s: s.id), a)
-        own = next(r for r in RECORDS if r.submit == submission.submit)
+        own = ledger.records[submission.id]
         if action == "hold":
             return ledger.sign(Hold(submission.id), member)
         if action == "work":
@@ -100,6 +146,8 @@ class World:
             accusation = pick(submission.accusations, a)
             answer = pick([accusation.leaf, make_hash(0), make_hash(1)], b)
             return PanelVote(submission.id, accusation.interval, accusation.step, answer)
+        if action == "refute" and submission.duties:
+            return record.make_refutation(submission.id, pick(submission.duties, a))
         if action == "attest" and submission.duties:
             duty = pick(submission.duties, a)
             return Attest(
@@ -142,13 +190,30 @@ class World:
         assert (other.root, other.last_id) == (built.root, built.last_id)
         assert len({encode(tx) for tx in block.txs}) == len(block.txs)
         check_laws(state, other)
+        self.check_lazy(other)
         self.ledger.state = other
         self.ledger.blocks.append(block)
+
+    def check_lazy(self, state: LedgerState) -> None:
+        """Nobody is called lazy that gave no false work digest."""
+        for submission in state.submissions.values():
+            guilty = {
+                duty.verifier
+                for duty in submission.duties
+                if duty.work_digest and is_made_up(duty, self.ledger.records[submission.id])
+            }
+            lazy = {duty.verifier for duty in submission.duties if duty.answer == LAZY}
+            assert lazy <= guilty
+
+
+def is_made_up(duty: Duty, record: Record) -> bool:
+    return duty.work_digest != compute_work_digest(duty.verifier, record.get_gradient(duty))
 
 
 def check_laws(before: LedgerState, after: LedgerState) -> None:
     assert before.submissions.keys() <= after.submissions.keys()
     assert before.verdicts.items() <= after.verdicts.items()
+    check_standings(before, after)
     for submission in after.submissions.values():
         old = before.submissions.get(submission.id)
         if old is not None:
@@ -161,6 +226,22 @@ def check_laws(before: LedgerState, after: LedgerState) -> None:
             # L5: nobody can keep a submission open.
             assert after.height <= submission.anchored_height + LONGEST
             assert after.height <= submission.deadline
+
+
+def check_standings(before: LedgerState, after: LedgerState) -> None:
+    for key, old in before.standings.items():
+        new = after.standings[key]
+        assert old.strikes <= new.strikes
+        assert old.lies <= new.lies
+        assert old.registrations <= new.registrations
+        assert new.lies <= new.strikes
+        assert new.missed_duties < after.params.max_missed_duties
+    made = after.standings[SUBMITTER].registrations
+    assert made == len(after.registrations)
+    attempts = sorted(each.register.attempt for each in after.registrations.values())
+    assert attempts == list(range(made))
+    for key, registration in before.registrations.items():
+        assert registration.seed in (b"", after.registrations[key].seed)
 
 
 def check_progress(old: Submission, new: Submission) -> None:
@@ -179,6 +260,12 @@ def check_progress(old: Submission, new: Submission) -> None:
     for was, now in zip(old.accusations, new.accusations, strict=False):
         assert was.outcome in ("", now.outcome)
         assert now.answers[: len(was.answers)] == was.answers
+    for duty, later in zip(old.duties, new.duties, strict=False):
+        if later.answer == LAZY and duty.answer != LAZY:
+            # Only when no duty was open could a gradient be revealed.
+            assert duty.answer == AGREES
+            assert old.phase in (WITNESSING, PANEL)
+        assert duty.answer != LAZY or later == duty
     pairs = [(duty.interval, duty.verifier) for duty in new.duties]
     assert len(set(pairs)) == len(pairs)
 
@@ -208,7 +295,10 @@ def check_verdict(submission: Submission, verdict: Verdict, state: LedgerState) 
             assert named == upheld
         assert verdict.refuted
         assert f"interval {min(r.interval for r in verdict.refuted)} " in verdict.reason
-    assert (verdict.assurance == "FULL") <= (len(agreed) == verdict.intervals)
+    whole = verdict.assurance in ("FULL", "FULL+REGISTERED")
+    assert whole <= (len(agreed) == verdict.intervals)
+    assert (verdict.assurance == "FULL+REGISTERED") == (whole and bool(verdict.registration))
+    assert (verdict.registrations > 0) == bool(verdict.registration)
     assert (verdict.assurance == "ANCHORED") == (verdict.outcome == "UNDECIDED")
 
 
@@ -234,7 +324,7 @@ def test_long_random_walks_are_lawful_and_see_every_outcome() -> None:
     seen: set[tuple[str, str]] = set()
     for seed in range(48):
         draw, params = random.Random(seed), PARAMS[seed % len(PARAMS)]
-        words = ["submit", "hold", "attest", "stray"]
+        words = ["submit", "hold", "attest", "stray", "register", "refute"]
         words += ["work"] * draw.choice([0, 6, 12, 30])
         words += ["witness"] * draw.choice([0, 1, 4])
         words += ["vote"] * draw.choice([0, 1, 4])
@@ -268,6 +358,7 @@ def test_two_liars_of_five_never_sink_a_clean_model_nor_get_struck_together_with
                 action = pick(["witness", "vote", "attest", "pass"], seed + turn)
                 tx = world.make_tx(action, seed + turn * steps, world.verifiers.index(member))
             else:
+                txs += world.make_refutations(member)
                 tx = world.make_honest_tx(member, seed)
             txs += [tx] if tx is not None else []
         world.append(txs)
@@ -276,5 +367,14 @@ def test_two_liars_of_five_never_sink_a_clean_model_nor_get_struck_together_with
     verdict = world.ledger.get_verdict(submission)
     assert verdict.outcome != "INVALID"
     assert set(verdict.overruled) <= set(crooks)
+    standings = world.ledger.state.standings
+    assert not any(standings[member].strikes for member in world.verifiers[liars:])
+    duties = world.ledger.get(submission).duties
+    record = world.ledger.records[submission]
+    honest = {d.interval for d in duties if d.answer == AGREES and not is_made_up(d, record)}
+    # No answer without work counts beside an honest one.
+    assert not any(
+        d.interval in honest and is_made_up(d, record) for d in duties if d.answer == AGREES
+    )
     if not liars:
         assert verdict.outcome == "VALID"

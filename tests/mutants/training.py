@@ -115,7 +115,7 @@ REGISTRATIONS: Final = tuple(
 )
 
 WORK: Final = tuple(
-    Mutant(name, module, old, new, ("penalties",))
+    Mutant(name, module, old, new, ("penalties", "duties"))
     for name, module, old, new in (
         (
             "work refuted while duties are open",

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from milepost import network
 from milepost_consensus.payloads import Attest, PanelVote, Witness
-from milepost_consensus.transactions import Payload
+from milepost_consensus.transactions import Payload, decode_payload
 from milepost_node.__main__ import main
 from milepost_node.behaviours.builtin import BEHAVIOURS
 from milepost_node.behaviours.registry import HONEST, Behaviour, load_behaviours
-from milepost_node.questions import compute_false_digest
+from milepost_node.questions import FALSE_DISTANCE_PPM, compute_false_digest
 from tests.support.nodes import make_named_genesis, wait_until
 from tests.support.verifiers import PARAMS, UPLOAD, Desk, working
 
@@ -81,24 +81,23 @@ async def test_made_up_work_is_another_one_for_every_interval(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("", {0: 1, 1: 1, 2: 0, 3: 1}),
-        ("ordered", {0: 1, 1: 1, 2: 1, 3: 1}),
-        ("chaotic", {0: 0, 1: 0, 2: 1, 3: 0}),
-        ("lazy", {0: 1, 1: 1, 2: 1, 3: 1}),
-        ("false-witness", {0: 0, 1: 0, 2: 0, 3: 0}),
-    ],
+    ("name", "of_valid", "of_invalid"),
+    [("", 1, 0), ("ordered", 1, 1), ("chaotic", 0, 1), ("lazy", 1, 1), ("false-witness", 0, 0)],
 )
+@pytest.mark.parametrize("faulty", [False, True])
 async def test_votes_under_the_rule_of_the_paper(
-    tmp_path: Path, name: str, expected: dict[int, int]
+    tmp_path: Path, name: str, of_valid: int, of_invalid: int, faulty: bool
 ) -> None:
     params = replace(PARAMS, rule="majority", audit_permille=1_000, sub_quorum_size=4)
     desk = Desk(tmp_path, ALL[name], genesis=make_named_genesis(4, params))
-    assert set((await answer_duties(desk)).values()) == {Attest}
-    assert {said.interval: said.agrees for said in desk.said if isinstance(said, Attest)} == (
-        expected
-    )
+    desk.have_files()
+    desk.retracer.faults = {interval: 4 * interval for interval in range(4)} if faulty else {}
+    desk.ledger.start(UPLOAD.record)
+    async with working(desk):
+        await wait_until(lambda: desk.said)
+    (vote,) = desk.said
+    assert isinstance(vote, Attest)
+    assert vote.agrees == (of_invalid if faulty else of_valid)
 
 
 async def answer_panel(desk: Desk, *, faulty: bool) -> PanelVote | None:
@@ -151,6 +150,67 @@ async def test_answers_on_the_panel(
         "lie": compute_false_digest(leaf),
     }
     assert vote.recomputed == stated[str(expected)]
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put off is looked at again at once."""
+    monkeypatch.setattr("milepost_node.verifier.LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_copycat_repeats_what_others_said_and_never_trains(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, BEHAVIOURS["copycat"])
+    desk.have_files()
+    submission = desk.ledger.start(UPLOAD.record)
+    other = desk.others[0]
+    duties = {d.interval: d for d in desk.ledger.get(submission).duties if d.verifier == other}
+    async with working(desk):
+        await wait_until(lambda: len(desk.verifier.put_off) == 4)
+        assert desk.said == []
+        witness = UPLOAD.record.make_witness(submission, 9, recomputed=b"\x09" * 32)
+        attest = desk.ledger.attest(submission, duties[0])
+        desk.ledger.apply([attest, desk.ledger.sign(witness, other)])
+        await wait_until(lambda: len(desk.said) == 2)
+    said = {each.interval: each for each in desk.said if isinstance(each, Attest | Witness)}
+    copied = decode_payload(attest)
+    assert isinstance(copied, Attest)
+    assert said[0] == copied, "word by word, and so with a work digest keyed to the other"
+    assert said[2] == replace(witness, distance_ppm=FALSE_DISTANCE_PPM)
+    desk.advance()
+    assert not {"retrace", "recompute"} & {kind for kind, _ in desk.retracer.asked}
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_copycat_on_the_panel_says_what_most_others_say(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, BEHAVIOURS["copycat"])
+    desk.have_files()
+    submission = desk.ledger.start(UPLOAD.record)
+    witness = UPLOAD.record.make_witness(submission, 9, recomputed=b"\x09" * 32)
+    desk.ledger.apply([desk.ledger.sign(witness, desk.others[0])])
+    key = ("panel", submission, 2, 9)
+    async with working(desk):
+        await wait_until(lambda: key in desk.verifier.put_off)
+        votes = [PanelVote(submission, 2, 9, witness.leaf) for _ in range(2)]
+        txs = [desk.ledger.sign(vote, at) for vote, at in zip(votes, desk.others[1:], strict=True)]
+        desk.ledger.apply(txs)
+        await wait_until(lambda: key in desk.verifier.done)
+    assert votes[0] in desk.said
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_copycat_with_nobody_to_copy_makes_its_work_up(tmp_path: Path) -> None:
+    desk = Desk(
+        tmp_path, BEHAVIOURS["copycat"], genesis=make_named_genesis(4, replace(PARAMS, auditors=1))
+    )
+    desk.have_files()
+    submission = desk.ledger.start(UPLOAD.record)
+    mine = [duty for duty in desk.ledger.get(submission).duties if duty.verifier == desk.me]
+    alone = [duty for duty in mine if not duty.flagged]
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(Attest) == len(alone))
+    assert alone
+    assert desk.retracer.asked.count(("retrace", alone[0].interval)) == 0
 
 
 def test_liars_agree_with_each_other_and_with_nobody_else() -> None:

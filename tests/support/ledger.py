@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from milepost_consensus.blocks import Block
 from milepost_consensus.crypto import Ed25519Signer, Signer
 from milepost_consensus.encoding import W, decode, encode
@@ -98,6 +100,12 @@ class Record:
             return bytes(32)
         steps = get_interval_steps(self.submit, duty.interval)
         return self.rows[duty.interval][duty.work_step - steps.start].gradient
+
+    def register(self, registration: bytes) -> Record:
+        """The same record, said to be that of a registered run."""
+        return dataclasses.replace(
+            self, submit=msgspec.structs.replace(self.submit, registration=registration)
+        )
 
     def make_refutation(self, submission: bytes, duty: Duty) -> WorkRefutation:
         """The proof that a duty's work digest is wrong, if it is."""

@@ -232,7 +232,7 @@ def write_home(
     key.chmod(0o600)
     (home / "node.toml").write_text(
         f'host = "127.0.0.1"\nport = {port}\nname = "{name}"\n'
-        f'behaviour = "{malicious}"\nbehaviour_network = "{genesis.network}"\n'
+        f'behaviour_network = "{genesis.network}"\nbehaviour = "{malicious}"\n'
     )
     return home
 

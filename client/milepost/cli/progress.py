@@ -88,6 +88,10 @@ class SubmitPrinter(Observer):
         how = "is known already; following it at" if again else "taken by"
         output.tell(f"Submitted    {submission[:12]} {how} {url}")
 
+    def on_lazy(self, verifier: str) -> None:
+        name = self._names.get(verifier, verifier[:8])
+        output.tell(f"Refuted      {name} vouched for intervals that it did not retrain")
+
     def on_state(self, view: dict[str, Any]) -> None:
         submission = view["submission"]
         if submission["phase"] != self._phase:

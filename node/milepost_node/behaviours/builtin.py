@@ -7,11 +7,13 @@ follow the ledger protocol: only what they say about training, or leave unsaid, 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
+from milepost_consensus.submissions import AGREES, DIFFERS, OPEN
 from milepost_consensus.transactions import Answer
 from milepost_node.behaviours.registry import behaviour, collect_behaviours
-from milepost_node.questions import IntervalQuestion, Question
+from milepost_node.questions import IntervalQuestion, NotYet, Question, StepQuestion
 
 
 @behaviour("ordered")
@@ -31,6 +33,15 @@ async def chaotic(question: Question) -> Answer | None:
 async def lazy(question: Question) -> Answer | None:
     """Never retrains: vouches for everything, with a made-up work digest."""
     return await question.vouch()
+
+
+@behaviour("copycat")
+async def copycat(question: Question) -> Answer | None:
+    """Never retrains: waits for somebody else's answer to the same question and repeats it."""
+    if isinstance(question, StepQuestion):
+        return _copy_vote(question)
+    assert isinstance(question, IntervalQuestion)
+    return await _copy_duty(question)
 
 
 @behaviour("colluding")
@@ -66,6 +77,39 @@ def _is_friend(question: Question) -> bool:
     submitter = members[question.submission.sender]
     clique = question.means.clique or (members[question.means.me].operator,)
     return submitter.name in clique or submitter.operator in clique
+
+
+async def _copy_duty(question: IntervalQuestion) -> Answer:
+    duties = [
+        duty
+        for duty in question.submission.duties
+        if duty.interval == question.duty.interval and duty.verifier != question.means.me
+    ]
+    for duty in duties:
+        if duty.answer == AGREES:
+            return question.attest(agrees=True, work_digest=duty.work_digest)
+    for accusation in question.submission.accusations:
+        if accusation.interval == question.duty.interval:
+            return await question.point_at(
+                accusation.step,
+                pre_state=accusation.pre_state,
+                recomputed=accusation.answers[0].recomputed,
+            )
+    answers = {duty.answer for duty in duties}
+    if DIFFERS in answers:
+        return await question.accuse()
+    if OPEN in answers:
+        raise NotYet
+    return await question.vouch()
+
+
+def _copy_vote(question: StepQuestion) -> Answer:
+    """What most have said, once somebody who does not accuse has answered."""
+    answers = question.accusation.answers
+    if all(answer.verifier in question.accusation.accusers for answer in answers):
+        raise NotYet
+    (common, _), *_ = Counter(answer.recomputed for answer in answers).most_common(1)
+    return question.vote(common)
 
 
 BEHAVIOURS: Final = collect_behaviours(globals())
