@@ -11,13 +11,13 @@ import typing
 if typing.TYPE_CHECKING:
     from milepost.answers import verify
     from milepost.delivery import submit
-    from milepost_ml.recorder import Run
+    from milepost.recording import Run
 
 __version__ = "0.1.0"
 __all__ = ["Run", "__version__", "submit", "verify"]
 
 _HOMES = {
-    "Run": "milepost_ml.recorder",
+    "Run": "milepost.recording",
     "submit": "milepost.delivery",
     "verify": "milepost.answers",
 }

@@ -1,10 +1,11 @@
-"""Offline verification of a model file: six answers and one verdict.
+"""Offline verification of a model file: six answers, or seven, and one verdict.
 
     weights    are these the tensors that the network judged?
     file       are these also the bytes that the submitter had?
     recorded   is the submission in the ledger state that the block commits to?
     final      did enough of the validators that I trust sign the block?
     retraced   which intervals were trained again, and did they agree?
+    origin     of a registered or continued run: as which registration, from which models?
     verdict    what did the network decide?
 
 Nothing here talks to a network, and nothing is trusted by default: without a trust file the answer
@@ -17,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from milepost import bundle
+from milepost import bundle, lineage
 from milepost.coverage import Coverage, describe_assurance, describe_gaps, get_coverage
 from milepost.errors import CannotTell, WrongUsage
 from milepost.network import find_profile
@@ -131,10 +132,10 @@ def _make_report(
     *,
     checks: tuple[Check, ...] = (),
     coverage: Coverage | None = None,
+    gaps: tuple[str, ...] = (),
     subject: dict[str, Any],
     slug: str = "",
 ) -> Report:
-    gaps = tuple(describe_gaps(coverage)) if coverage is not None else ()
     return Report(verdict, headline, checks, coverage, gaps, subject, slug)
 
 
@@ -154,6 +155,7 @@ class _Examination:
         self._proof = proof
         self._trust = trust
         self._verdict: Verdict = proof.bundle.verdict
+        self._origin = lineage.view_origin(proof.bundle.origin, self._verdict)
         self._names = {member.id: member.name for member in trust.validators}
         submit = proof.bundle.submission.submit
         self._subject = {
@@ -169,6 +171,7 @@ class _Examination:
             "recipe": submit.recipe.hex(),
             "assurance": self._verdict.assurance,
             "profile": self._verdict.profile,
+            "origin": self._origin,
         }
 
     def run(self, require_percent: float) -> Report:
@@ -183,7 +186,8 @@ class _Examination:
         if slug:
             return self._report(INCONSISTENT, "the proof is inconsistent", checks, slug=slug)
         coverage = get_coverage(self._verdict, quorum=len(self._proof.bundle.submission.quorum))
-        checks = (*checks, self._check_retraced(coverage), self._check_verdict())
+        checks = (*checks, self._check_retraced(coverage), *self._check_origin())
+        checks = (*checks, self._check_verdict())
         return self._conclude(checks, coverage, same, require_percent)
 
     def _conclude(
@@ -228,8 +232,17 @@ class _Examination:
         coverage: Coverage | None = None,
         slug: str = "",
     ) -> Report:
+        gaps: tuple[str, ...] = ()
+        if coverage is not None:
+            gaps = (*describe_gaps(coverage), *lineage.describe_gaps(self._origin))
         return _make_report(
-            verdict, headline, checks=checks, coverage=coverage, subject=self._subject, slug=slug
+            verdict,
+            headline,
+            checks=checks,
+            coverage=coverage,
+            gaps=gaps,
+            subject=self._subject,
+            slug=slug,
         )
 
     def _name(self, member: bytes) -> str:
@@ -327,6 +340,15 @@ class _Examination:
             names = ", ".join(self._name(member) for member in verdict.overruled)
             detail += f"\noverruled by the panel: {names}"
         return Check("retraced", PASS if coverage.retraced else CANNOT, detail)
+
+    def _check_origin(self) -> tuple[Check, ...]:
+        """Registration and parents, of a run that has any; noted if a parent is less assured."""
+        names = {member.hex(): name for member, name in self._names.items()}
+        lines = lineage.describe_origin(self._origin, names)
+        if not lines:
+            return ()
+        state = PASS if lineage.is_registered_throughout(self._origin) else NOTE
+        return (Check("origin", state, "\n".join(lines)),)
 
     def _check_verdict(self) -> Check:
         verdict = self._verdict

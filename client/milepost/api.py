@@ -19,6 +19,7 @@ from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.encoding import Wire
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import Genesis
+from milepost_consensus.registrations import Registration
 from milepost_consensus.submissions import Submission
 from milepost_consensus.verdicts import Verdict
 from milepost_consensus.views import from_view
@@ -143,6 +144,25 @@ class Client:
     def submission(self, sub: str) -> Answer:
         """The submission with this id or unique hex prefix, and its verdict or null."""
         return self.attempt(lambda node: _check_submission(node.get(f"/v1/submissions/{sub}")))
+
+    def registrations(self, sender: str, recipe: str) -> Answer:
+        """How many registrations a sender `made`, and its `registrations` of one recipe."""
+
+        def ask(node: Node) -> Answer:
+            answer = node.get(f"/v1/registrations?sender={sender}&recipe={recipe}")
+            listed = answer.get("registrations")
+            if not isinstance(listed, list) or not isinstance(answer.get("made"), int):
+                raise NodeFailed("/v1/registrations gave something else than registrations")
+            for view in listed:
+                _check(view, Registration)
+            return answer
+
+        return self.attempt(ask)
+
+    def registration(self, registration_id: str) -> Answer:
+        """The registration with this id."""
+        path = f"/v1/registrations/{registration_id}"
+        return self.attempt(lambda node: _check(node.get(path).get("registration"), Registration))
 
     def proof(self, sub: str) -> Answer:
         return self.attempt(lambda node: node.get(f"/v1/submissions/{sub}/proof"))

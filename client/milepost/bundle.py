@@ -30,6 +30,8 @@ from milepost_consensus.light import (
 )
 from milepost_consensus.views import parse_json
 
+PROOF_FILE: Final = "model.proof.json"
+"""What the proof of a run is called in its folder."""
 MAX_PROOF_BYTES: Final = 64 * 1024 * 1024
 """A bundle of the longest run with every duty answered stays below."""
 MAX_TRUST_BYTES: Final = 4 * 1024 * 1024

@@ -31,16 +31,19 @@ from milepost_consensus.payloads import (
     compute_submission_id,
     validate_submit,
 )
+from milepost_consensus.registrations import Registration, validate_use
 from milepost_consensus.transactions import make_tx
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
+from milepost_consensus.views import from_view
 from milepost_ml.admission import build_submit
-from milepost_ml.files import Manifest, encode_manifest
+from milepost_ml.files import FolderFiles, Manifest, encode_manifest
+from milepost_ml.origin import validate_origin
+from milepost_ml.record_files import read_recipe
 
 VALID_HEIGHTS: Final = 1_000
 """How many blocks a signed submission stays acceptable."""
 POLL_SECONDS: Final = 0.2
 TIMEOUT_SECONDS: Final = 600.0
-PROOF_FILE: Final = "model.proof.json"
 
 
 class Delivery(NamedTuple):
@@ -80,13 +83,15 @@ def submit(
     nodes: Sequence[str] = (),
     key: str | Path | None = None,
     name: str = "",
+    unregistered: bool = False,
     wait: bool = False,
     timeout_seconds: float = TIMEOUT_SECONDS,
     observer: Observer | None = None,
 ) -> Delivery:
     """Submit a run folder; with `wait`, return once the network decided.
 
-    `name` replaces the run's own name on chain, which makes it another submission.
+    `name` replaces the run's own name on chain, which makes it another submission; `unregistered`
+    leaves out the registration that the run has.
 
     Raises InvalidRecord (of milepost_ml) for a broken record, Refused with the node's slug,
     Unreachable if no node answers, CannotTell (slug undecided-yet) when the time is over first.
@@ -98,16 +103,18 @@ def submit(
     profile = find_network(Path(network) if network is not None else None, tuple(nodes))
     signer = get_signer(profile, Path(key) if key is not None else None)
     trust = bundle.read_trust(profile.trust) if profile.trust is not None else None
-    record, manifest = build_submit(folder)
+    record, manifest = build_submit(folder, unregistered=unregistered)
     if name:
         record = replace(record, name=name)
         validate_submit(record)
     observer.on_checked(record, manifest)
     with Client(profile.nodes, on_failure=observer.on_node_failed) as client:
-        network_id = _get_network_id(client, trust)
+        network_id = get_network_id(client, trust)
         observer.on_network({m["id"]: m["name"] for m in client.genesis()["members"]})
         sender = _Sender(client, folder, record, manifest, signer, network_id, observer)
         known = sender.find_known()
+        if known is None and record.registration:
+            _validate_registered(client, folder, record, signer)
         if known is not None and known["verdict"] is not None:
             _refuse_duplicate(client, sender.name, known["verdict"], folder, trust)
         if known is None:
@@ -121,7 +128,8 @@ def submit(
         return _follow(client, sub, folder, trust, timeout_seconds, observer, refuter)
 
 
-def _get_network_id(client: Client, trust: Trust | None) -> bytes:
+def get_network_id(client: Client, trust: Trust | None) -> bytes:
+    """The network that the nodes belong to; raises WrongUsage unless it is the trusted one."""
     status = client.status()
     try:
         network_id = bytes.fromhex(status["network_id"])
@@ -135,6 +143,23 @@ def _get_network_id(client: Client, trust: Trust | None) -> bytes:
             slug="wrong-network",
         )
     return network_id
+
+
+def get_height(node: Node) -> int:
+    """The height of a node's chain."""
+    height = node.get("/v1/status").get("height")
+    if not isinstance(height, int):
+        raise CannotTell("The node does not say how high its chain is.")
+    return height
+
+
+def _validate_registered(
+    client: Client, folder: Path, record: Submit, signer: Ed25519Signer
+) -> None:
+    """Find before the upload what the nodes would refuse after it; raises as they do."""
+    registration = from_view(Registration, client.registration(record.registration.hex()))
+    validate_use(registration, record, sender=signer.public)
+    validate_origin(read_recipe(FolderFiles(folder))[1], record, registration)
 
 
 class _Sender:
@@ -185,7 +210,7 @@ class _Sender:
         tx = make_tx(
             self._record,
             signer=self._signer,
-            valid_until=_get_height(node) + VALID_HEIGHTS,
+            valid_until=get_height(node) + VALID_HEIGHTS,
             network=self._network_id,
         )
         try:
@@ -203,7 +228,7 @@ class _Sender:
             tx = make_tx(
                 payload,
                 signer=self._signer,
-                valid_until=_get_height(node) + VALID_HEIGHTS,
+                valid_until=get_height(node) + VALID_HEIGHTS,
                 network=self._network_id,
             )
             # A verifier may have said it before, or the time for it may be over: both are settled.
@@ -213,20 +238,13 @@ class _Sender:
         self._client.attempt(hand_in)
 
 
-def _get_height(node: Node) -> int:
-    height = node.get("/v1/status").get("height")
-    if not isinstance(height, int):
-        raise CannotTell("The node does not say how high its chain is.")
-    return height
-
-
 def _refuse_duplicate(
     client: Client, sub: str, verdict: dict[str, Any], folder: Path, trust: Trust | None
 ) -> NoReturn:
     """Refuse a record that was judged before, but bring its proof if the folder lacks it."""
     written = ""
-    if not (folder / PROOF_FILE).exists() and _fetch_verdict(client, sub, folder, trust):
-        written = f" Its proof is now in {folder / PROOF_FILE}."
+    if not (folder / bundle.PROOF_FILE).exists() and _fetch_verdict(client, sub, folder, trust):
+        written = f" Its proof is now in {folder / bundle.PROOF_FILE}."
     raise Refused(
         f"This record was submitted before: {sub[:12]}, decided {verdict['outcome']} in block"
         f" {verdict['height']}. A record is judged once.{written}",
@@ -290,7 +308,7 @@ def _fetch_verdict(client: Client, sub: str, folder: Path, trust: Trust | None) 
         bundle.validate_proof(proof, trust)
     if f"sub_{proof.bundle.submission.id.hex()}" != sub:
         raise CannotTell("The node sent the proof of another submission.", slug="bad-proof")
-    path = folder / PROOF_FILE
+    path = folder / bundle.PROOF_FILE
     bundle.write_proof(path, proof, model=folder / "model.safetensors")
     coverage = get_coverage(proof.bundle.verdict, quorum=len(proof.bundle.submission.quorum))
     return Delivery(sub, proof.bundle.verdict, coverage, path, trust is not None)

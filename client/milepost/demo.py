@@ -269,7 +269,7 @@ def verify_models(run: Path, trust: Path, listener: Listener) -> tuple[answers.R
     change_one_weight(model, changed)
     reports = []
     for path in (model, changed):
-        report = answers.verify(path, trust=trust, proof=run / delivery.PROOF_FILE)
+        report = answers.verify(path, trust=trust, proof=run / bundle.PROOF_FILE)
         reports.append(report)
         listener.on_report(report)
     return tuple(reports)

@@ -29,6 +29,7 @@ from milepost_consensus.members import (
     get_validators,
 )
 from milepost_consensus.merkle import verify_path
+from milepost_consensus.origin import Origin, make_origin, verify_origin
 from milepost_consensus.params import MAX_MEMBERS, MAX_PATH
 from milepost_consensus.payloads import compute_submission_id, get_interval_count
 from milepost_consensus.state import (
@@ -84,6 +85,8 @@ class ProofBundle(Wire, frozen=True):
     verdict: Verdict
     verdict_index: int
     verdict_path: tuple[bytes, ...]
+    origin: Origin
+    """What the verdict's registration and parents are, from the same state."""
 
 
 class Check(NamedTuple):
@@ -167,6 +170,7 @@ def make_bundle(
         verdict=state.verdicts[submission_id],
         verdict_index=verdict_index,
         verdict_path=verdict_path,
+        origin=make_origin(state, state.verdicts[submission_id]),
     )
 
 
@@ -287,6 +291,7 @@ def _verify_recorded(bundle: ProofBundle) -> Check:
     ):
         validate_uint(f"{name} path length", len(path), high=MAX_PATH)
         verify_path(root, leaf, index=index, count=bundle.entries, path=path)
+    verify_origin(bundle.origin, bundle.verdict, root=root, entries=bundle.entries)
     return Check(
         "recorded",
         f"submission and verdict are in the state after block {bundle.header.height}"
@@ -303,6 +308,8 @@ def _verify_subject(bundle: ProofBundle, trust: Trust) -> Check:
         and submission.phase == DECIDED
         and verdict.sender == submission.sender
         and verdict.model_digest == submission.submit.model_digest
+        and verdict.registration == submission.submit.registration
+        and verdict.parent == submission.submit.parent
         and verdict.intervals == get_interval_count(submission.submit)
         and verdict.registration == submission.submit.registration
         and verdict.parent == submission.submit.parent

@@ -321,6 +321,14 @@ PROBLEMS: dict[str, Problem] = {
         " use another operator in the model. Code in the loop that is not part of the run, such as"
         " an evaluation, goes inside `with run.paused():`.",
     ),
+    "no-initial-rule": Problem(
+        "No rule for initial weights",
+        "Initial weights that follow from the seed need a distribution for every tensor. Layers"
+        " that PyTorch initialises by rule have one; this tensor belongs to a layer that does it in"
+        " its own way, or the name given is no tensor.",
+        "Declare it: `milepost.Run(..., initial={name: Normal(0.02)})`, or Uniform, Constant, from"
+        " milepost_ml.initial.",
+    ),
     "no-network": Problem(
         "No network named",
         "Nothing says which nodes to ask: neither an option, nor MILEPOST_NETWORK, nor a"
@@ -420,6 +428,14 @@ PROBLEMS: dict[str, Problem] = {
         "Run cannot be recorded",
         "The training script does something that a record cannot hold.",
         "The message names it and says what to do instead.",
+    ),
+    "not-registered-recipe": Problem(
+        "Not the run that was registered",
+        "A registration fixes the whole recipe but its seed, the learning rate of every step"
+        " included, before there is a seed to choose anything by. The run went another way: other"
+        " rates, fewer steps, or another model, optimizer or batch size.",
+        "Record the run as it was registered, giving it its scheduler with schedule=. Or submit it"
+        " without the registration: `milepost submit --unregistered`.",
     ),
     "not-reproducible": Problem(
         "Interval does not repeat",
@@ -642,6 +658,14 @@ PROBLEMS: dict[str, Problem] = {
         "Register again; the client asks the chain for the number. If you see it often, somebody"
         " else may use the key.",
     ),
+    "wrong-initial-weights": Problem(
+        "Other initial weights than declared",
+        "Weights that are declared as derived follow from seed and tensor name, bit for bit. A"
+        " registered run without a parent declares all of them so. Snapshot 0 holds others, or"
+        " declares less: whatever was trained before, or chosen, does not show in the record.",
+        "Record the run with `register=`, which sets the weights. To go on from an earlier model,"
+        " have that one judged and name it with `parent=`.",
+    ),
     "wrong-mode": Problem(
         "Model in another mode",
         "Dropout and batch normalisation compute differently in evaluation mode. A run is"
@@ -655,6 +679,13 @@ PROBLEMS: dict[str, Problem] = {
         " trust), or a node, its home folder and its peers do not have the same genesis.",
         "Use the trust file of the network that judged the model, or do not rely on the proof. For"
         " a node: compare the network id in `milepost status` and use one genesis.json for all.",
+    ),
+    "wrong-seed": Problem(
+        "Another seed than the network's",
+        "The seed of a registered run comes from the network after the registration, so that nobody"
+        " can choose order, dropout or initial weights. The recipe names another seed.",
+        "Record the run with `register=`, which takes the seed from the network; seeds of other"
+        " networks or registrations do not count.",
     ),
     "wrong-tensors": Problem(
         "Not the expected tensors",

@@ -16,13 +16,12 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Final
-
-from msgspec.structs import replace
+from typing import Final, NamedTuple
 
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_STEP_US
 from milepost_consensus.payloads import Submit, validate_submit
+from milepost_consensus.registrations import Registration
 from milepost_ml.commitments import compute_commitments, join_few
 from milepost_ml.digests import split_state
 from milepost_ml.errors import InvalidRecord
@@ -39,6 +38,7 @@ from milepost_ml.files import (
     open_file,
 )
 from milepost_ml.model_files import VALUES, compare_models, read_model
+from milepost_ml.origin import validate_origin
 from milepost_ml.recipe import (
     Recipe,
     compute_rate_sum,
@@ -52,44 +52,67 @@ MAX_RUN_BYTES: Final = 64 * 1024 * 1024
 """run.json and the journal are the submitter's own, yet not read without bound."""
 
 
-def validate_record(submit: Submit, files: RecordFiles) -> None:
+def validate_record(
+    submit: Submit, files: RecordFiles, registration: Registration | None = None
+) -> None:
     """Raises InvalidRecord unless the files are whole, strict and exactly what `submit` says.
 
-    Slugs: bad-record where submission and files contradict each other or themselves; data-changed
-    where the data is not what the steps saw; incomplete, snapshot-broken, wrong-tensors,
-    not-finite, pickle-refused, bad-recipe, unknown-operator, too-large for single files; and those
-    of `validate_submit`.
+    `registration` is the one that the submission names, None where it names none.  Slugs: those of
+    `validate_origin`; wrong-initial-weights where derived weights are not those of the seed;
+    bad-record where submission and files contradict each other or themselves; data-changed where
+    the data is not what the steps saw; incomplete, snapshot-broken, wrong-tensors, not-finite,
+    pickle-refused, bad-recipe, unknown-operator, too-large for single files; and those of
+    `validate_submit`.
     """
     _validate_form(submit)
-    found, _ = _derive_submit(files, name=submit.name, step_us=submit.step_us)
-    found = replace(found, registration=submit.registration, parent=submit.parent)
+    validate_origin(read_recipe(files)[1], submit, registration)
+    found, _ = _derive_submit(files, _Free(*(getattr(submit, name) for name in _Free._fields)))
     _validate_fields(submit, found)
 
 
-def build_submit(folder: Path) -> tuple[Submit, Manifest]:
+def build_submit(folder: Path, *, unregistered: bool = False) -> tuple[Submit, Manifest]:
     """The submission of a finished run folder, with the manifest of its files.
 
-    The name and the seconds per step come from the files for people and are the submitter's word;
-    everything else is computed from the record.  Raises InvalidRecord as `validate_record`, and
-    incomplete for a run that did not finish, wrong-architecture or model-changed where
-    model.safetensors is not the last snapshot.
+    `unregistered` leaves out the registration that the run has.  The name and the seconds per step
+    come from the files for people and are the submitter's word; everything else is computed from
+    the record.  Raises InvalidRecord as `validate_record`, and incomplete for a run that did not
+    finish, wrong-architecture or model-changed where model.safetensors is not the last snapshot.
     """
     files = FolderFiles(folder)
-    name = _read_name(folder)
+    about = _read_about(folder)
     _, recipe = read_recipe(files)
     _validate_model(files, recipe)
-    submit, manifest = _derive_submit(files, name=name, step_us=_read_step_us(folder, recipe))
+    name, registration, parent = about.get("name"), about.get("registration"), about.get("parent")
+    free = _Free(
+        name=name if isinstance(name, str) else folder.name,
+        step_us=_read_step_us(folder, recipe),
+        registration=(
+            _read_id(registration.get("id"))
+            if isinstance(registration, dict) and not unregistered
+            else b""
+        ),
+        parent=_read_id(parent) if parent is not None else b"",
+    )
+    submit, manifest = _derive_submit(files, free)
     _validate_form(submit)
     return submit, manifest
 
 
-def _derive_submit(files: RecordFiles, *, name: str, step_us: int) -> tuple[Submit, Manifest]:
-    """What a submission of these files must say, given its two free fields."""
+class _Free(NamedTuple):
+    """The fields of a submission that do not follow from its files."""
+
+    name: str
+    step_us: int
+    registration: bytes
+    parent: bytes
+
+
+def _derive_submit(files: RecordFiles, free: _Free) -> tuple[Submit, Manifest]:
+    """What a submission of these files must say, given its free fields."""
     data, recipe = read_recipe(files)
     commitments = compute_commitments(files, recipe)
     manifest = compute_manifest(files, recipe.intervals)
     submit = Submit(
-        name=name,
         recipe=compute_recipe_digest(data),
         dataset_root=commitments.dataset_root,
         records=recipe.records,
@@ -110,7 +133,7 @@ def _derive_submit(files: RecordFiles, *, name: str, step_us: int) -> tuple[Subm
         optimizer_digest=commitments.optimizer_digest,
         manifest=hashlib.sha256(encode_manifest(manifest)).digest(),
         size_bytes=manifest.size_bytes,
-        step_us=step_us,
+        **free._asdict(),
     )
     return submit, manifest
 
@@ -172,8 +195,8 @@ def _validate_model(files: RecordFiles, recipe: Recipe) -> None:
     )
 
 
-def _read_name(folder: Path) -> str:
-    """The run's name; raises InvalidRecord (incomplete) unless the run finished."""
+def _read_about(folder: Path) -> dict[str, object]:
+    """What run.json says; raises InvalidRecord (incomplete) unless the run finished."""
     with open_file(FolderFiles(folder), RUN) as stream:
         text = stream.read(MAX_RUN_BYTES)
     try:
@@ -186,8 +209,16 @@ def _read_name(folder: Path) -> str:
             " run.finish() was not called. Record it again to the end",
             slug="incomplete",
         )
-    name = about.get("name")
-    return name if isinstance(name, str) else folder.name
+    return about
+
+
+def _read_id(text: object) -> bytes:
+    try:
+        return bytes.fromhex(str(text))
+    except ValueError as error:
+        raise InvalidRecord(
+            f"{RUN} names a registration or parent that is no id", slug="incomplete"
+        ) from error
 
 
 def _read_step_us(folder: Path, recipe: Recipe) -> int:

@@ -1,9 +1,10 @@
 """What the files of a record amount to, derived in one walk that checks how they hang together.
 
-The order of the data follows from the seed, so the batch digest of every step follows from the data
-file; the last step of an interval ends in the next snapshot; scores follow from two snapshots.  At
-most the parameters of one snapshot and the whole of the next are in memory, and the data never as
-a whole.  Whether a step follows from the one before is not asked here: that takes retraining.
+What is declared as derived starts as the seed says.  The order of the data follows from the seed
+too, so the batch digest of every step follows from the data file; the last step of an interval ends
+in the next snapshot; scores follow from two snapshots.  At most the parameters of one snapshot and
+the whole of the next are in memory, and the data never as a whole.  Whether a step follows from the
+one before is not asked here: that takes retraining.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from milepost_ml.files import (
     get_snapshot_name,
     get_steps_name,
 )
+from milepost_ml.initial import validate_start
 from milepost_ml.keyed import Order
-from milepost_ml.recipe import Recipe, get_steps
+from milepost_ml.recipe import Recipe, get_model_specs, get_steps
 from milepost_ml.record_files import (
     StepCommitment,
     compute_step_digests,
@@ -63,6 +65,9 @@ def compute_commitments(files: RecordFiles, recipe: Recipe) -> Commitments:
     roots: list[bytes] = []
     scores: list[int] = []
     state = read_state(files, recipe, 0)
+    validate_start(
+        recipe.seed_bytes, get_model_specs(recipe), recipe.initial, split_state(state)[0]
+    )
     parts = initial = [compute_content_digest(part) for part in split_state(state)]
     snapshots.append(compute_state_digest(0, *initial))
     for interval in range(recipe.intervals):

@@ -1,9 +1,10 @@
 """The recipe: everything about a run that is not data or state, as a declaration.
 
 A recipe says what is computed (a graph of listed operators), from what (shapes of parameters,
-buffers and data), how weights are updated (optimizer and one learning rate per step) and in which
-order (seed, batch size).  It is data: reading one computes nothing.  `decode_recipe` refuses
-whatever `validate_recipe` does not allow, so holders of a decoded recipe rely on its soundness.
+buffers and data), what the weights start from, how they are updated (optimizer and one learning
+rate per step) and in which order (seed, batch size).  It is data: reading one computes nothing.
+`decode_recipe` refuses whatever `validate_recipe` does not allow, so holders of a decoded recipe
+rely on its soundness.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_
 from milepost_consensus.payloads import PROFILES, validate_device_class
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
+from milepost_ml.initial import Initial, Parent, validate_initial
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
 
@@ -91,6 +93,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps_per_interval: int
     parameters: tuple[Parameter, ...]
     buffers: tuple[TensorSpec, ...]
+    initial: tuple[Initial, ...]
+    """What each tensor of the model starts from, in the order of `get_model_specs`."""
     optimizer: Optimizer
     rates: tuple[tuple[int, float], ...]
     graph: Graph
@@ -178,6 +182,18 @@ def encode_recipe(recipe: Recipe) -> bytes:
 def compute_recipe_digest(data: bytes) -> bytes:
     """The digest of a recipe's canonical bytes."""
     return compute_digest("recipe", data)
+
+
+def compute_unseeded_digest(recipe: Recipe) -> bytes:
+    """The digest of everything but the seed: what a registration fixes before there is a seed."""
+    return compute_digest(
+        "unseeded-recipe", encode_recipe(msgspec.structs.replace(recipe, seed=""))
+    )
+
+
+def is_continued(recipe: Recipe) -> bool:
+    """Whether the model starts as a parent's final one; `validate_recipe` allows no mixture."""
+    return isinstance(recipe.initial[0], Parent)
 
 
 def decode_recipe(data: bytes) -> Recipe:
@@ -269,6 +285,16 @@ def _validate_tensors(recipe: Recipe) -> None:
     for spec in specs:
         _validate_spec(spec)
     _require(len({spec.name for spec in specs}) == len(specs), "two tensors have the same name")
+    _require(
+        len(recipe.initial) == len(specs),
+        f"{len(specs)} tensors have {len(recipe.initial)} initial declarations",
+    )
+    for spec, initial in zip(specs, recipe.initial, strict=True):
+        validate_initial(initial, spec)
+    _require(
+        len({isinstance(initial, Parent) for initial in recipe.initial}) == 1,
+        "a part of the model starts as a parent's, which takes the whole of it",
+    )
     _require(any(item.trained for item in recipe.parameters), "no parameter is trained")
     state = get_snapshot_specs(recipe, recipe.steps)
     _require(

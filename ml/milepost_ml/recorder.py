@@ -18,38 +18,49 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import torch
 
-from milepost_consensus.params import MAX_INTERVALS, MAX_STEPS_PER_INTERVAL
-from milepost_consensus.payloads import EXACT, PROFILES
-from milepost_ml.arithmetic.profiles import Profile, make_profile
+from milepost_consensus.payloads import PROFILES
+from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.capture import Captured, capture
+from milepost_ml.declaration import (
+    Schedule,
+    choose_start,
+    declare,
+    foresee_rates,
+    validate_plan,
+)
 from milepost_ml.device import describe_environment
-from milepost_ml.digests import compute_record_digests
-from milepost_ml.errors import InvalidRecord, RecordingError
+from milepost_ml.digests import compute_dataset_root, compute_record_digests
+from milepost_ml.errors import RecordingError
 from milepost_ml.files import DATA
-from milepost_ml.graph import DTYPE_NAMES
+from milepost_ml.initial import Distribution
 from milepost_ml.keyed import Order, compute_generator_seed, make_seed
 from milepost_ml.preflight import (
     describe_optimizer,
     make_data,
     validate_model,
     validate_name,
+    validate_settings,
 )
-from milepost_ml.recipe import Parameter, Recipe, validate_recipe
+from milepost_ml.recipe import Recipe, compute_unseeded_digest, get_rates
+from milepost_ml.registration import ParentModel, Register, Registered, Request, describe_origin
 from milepost_ml.scribe import Scribe, get_now, make_folder
 from milepost_ml.selfcheck import describe_check, start_check, wait_for_check
-from milepost_ml.snapshots import TensorSpec, write_tensors
+from milepost_ml.snapshots import write_tensors
+from milepost_ml.starting import set_derived, set_parent
 from milepost_ml.tracker import StepTracker
 from milepost_ml.watch import StateWatch
+
+if TYPE_CHECKING:
+    from milepost_ml.digests import Array
 
 
 class Run:
@@ -64,6 +75,12 @@ class Run:
     for the strongest that computes this model.  It is at work inside the loop over `batches` and
     nowhere else.  Puts torch on deterministic algorithms for the rest of the process, profile
     "class" also on one thread.  Raises RecordingError for whatever cannot be recorded.
+
+    The model starts as it is, unless `initial` (distributions by tensor name; the others follow the
+    rule of their layer) derives its weights from the seed, or `parent` continues a judged model.
+    `register` fixes everything about the run before the network gives its seed, and derives the
+    weights if there is no parent.  A registered run keeps to the learning rates of `schedule`: a
+    scheduler that steps once a step, all rates, or the optimizer's one rate if left out.
     """
 
     def __init__(
@@ -77,19 +94,15 @@ class Run:
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
         profile: str | None = None,
+        initial: Mapping[str, Distribution] | None = None,
+        parent: ParentModel | None = None,
+        register: Register | None = None,
+        schedule: Schedule | None = None,
         selfcheck: bool = True,
         quiet: bool = False,
     ) -> None:
         validate_name(name)
-        if not 1 <= every <= MAX_STEPS_PER_INTERVAL:
-            raise RecordingError(
-                f"every={every}: an interval has 1 to {MAX_STEPS_PER_INTERVAL:,} steps",
-                slug="bad-plan",
-            )
-        if profile is not None and profile not in PROFILES:
-            raise RecordingError(
-                f"profile={profile!r} is not one of {', '.join(PROFILES)}", slug="bad-profile"
-            )
+        validate_settings(every=every, profile=profile)
         validate_model(model)
         describe_optimizer(optimizer, model)
         try:
@@ -100,6 +113,16 @@ class Run:
         """Where the record is written; known once `batches` was called."""
         self._name, self._every, self._parent = name, every, Path(folder)
         self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._initial = choose_start(
+            initial,
+            continued=parent is not None,
+            registered=register is not None,
+            seeded=seed is not None,
+        )
+        self._continued, self._register, self._schedule = parent, register, schedule
+        self._registered: Registered | None = None
+        self._rates: tuple[float, ...] = ()
+        """The learning rate of every step, of a registered run."""
         self._quiet, self._selfcheck_wanted = quiet, selfcheck
         self._profiles = PROFILES if profile is None else (profile,)
         self._arithmetic: Session | None = None
@@ -121,12 +144,33 @@ class Run:
         if self._record is not None:
             raise RecordingError("run.batches() was called twice; a run is one loop")
         tensors = make_data(data)
-        order = self._plan(len(tensors[0]), batch_size, steps)
-        profile, recipe = self._declare(tensors, batch_size, order)
+        validate_plan(
+            records=len(tensors[0]), batch_size=batch_size, steps=steps, every=self._every
+        )
+        arrays = {f"data.{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
+        record_digests = compute_record_digests(arrays)
+        profile, recipe = declare(
+            self._model,
+            self._optimizer,
+            self._loss,
+            tensors,
+            profiles=self._profiles,
+            seed=self.seed,
+            batch_size=batch_size,
+            every=self._every,
+            initial=self._initial,
+            say=self._say,
+        )
+        if self._register is not None:
+            recipe = self._obtain_seed(self._register, recipe, record_digests, steps)
+        if self._continued is not None:
+            set_parent(self._model, self._continued)
+        set_derived(self._model, recipe)
+        order = Order(seed=self.seed, records=recipe.records, batch_size=batch_size)
         arithmetic = Session(profile, self._model, self._optimizer)
         try:
             watch = StateWatch(recipe, self._model, self._optimizer, profile)
-            scribe = self._open_record(recipe, watch, tensors, profile)
+            scribe = self._open_record(recipe, watch, arrays, record_digests, profile)
         except BaseException:
             arithmetic.release()
             raise
@@ -194,84 +238,29 @@ class Run:
 
     # Before the first batch ----------------------------------------------------------------------
 
-    def _plan(self, records: int, batch_size: int, steps: int) -> Order:
-        if not 1 <= batch_size <= records:
-            raise RecordingError(
-                f"batch_size={batch_size}: the data have {records} records", slug="bad-plan"
-            )
-        intervals = -(-steps // self._every)
-        if not 1 <= intervals <= MAX_INTERVALS:
-            raise RecordingError(
-                f"steps={steps} make {intervals:,} intervals of {self._every} steps;"
-                f" 1 to {MAX_INTERVALS:,} are possible. Choose another every=",
-                slug="bad-plan",
-            )
-        return Order(seed=self.seed, records=records, batch_size=batch_size)
-
-    def _declare(
-        self, tensors: tuple[torch.Tensor, ...], batch_size: int, order: Order
-    ) -> tuple[Profile, Recipe]:
-        """The recipe but for steps and rates, which are known when the steps were done."""
-        validate_model(self._model)
-        optimizer = describe_optimizer(self._optimizer, self._model)
-        profile, captured = self._capture(tensors, order)
-        recipe = Recipe(
-            device_class=profile.get_device_class(),
-            seed=self.seed.hex(),
-            data=tuple(
-                TensorSpec(f"data.{index}", DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
-                for index, tensor in enumerate(tensors)
-            ),
-            batch_size=batch_size,
-            steps=0,
-            steps_per_interval=self._every,
-            parameters=tuple(
-                Parameter(name, tuple(tensor.shape), trained=name in captured.trained)
-                for name, tensor in self._model.named_parameters()
-            ),
-            buffers=tuple(
-                TensorSpec(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
-                for name, tensor in self._model.named_buffers()
-            ),
-            optimizer=optimizer,
-            rates=(),
-            graph=captured.graph,
-            profile=profile.name,
+    def _obtain_seed(
+        self, register: Register, recipe: Recipe, record_digests: Sequence[bytes], steps: int
+    ) -> Recipe:
+        """Register the run as it is going to be; its recipe under the network's seed."""
+        rates = foresee_rates(self._schedule, self._optimizer, steps)
+        complete = msgspec.structs.replace(recipe, steps=steps, rates=rates)
+        self._rates = get_rates(complete, range(steps))
+        request = Request(
+            recipe=compute_unseeded_digest(complete),
+            dataset_root=compute_dataset_root(record_digests),
+            records=recipe.records,
+            parent=self._continued.submission if self._continued is not None else b"",
         )
-        try:
-            validate_recipe(msgspec.structs.replace(recipe, steps=1, rates=((1, 0.0),)))
-        except InvalidRecord as error:
-            raise RecordingError(str(error), slug=error.slug) from error
-        return profile, recipe
-
-    def _capture(self, tensors: tuple[torch.Tensor, ...], order: Order) -> tuple[Profile, Captured]:
-        """The graph, in the first of the wanted profiles that computes it."""
-        indices = torch.from_numpy(order.get_indices(0))
-        batch = tuple(tensor.index_select(0, indices) for tensor in tensors)
-        seed = compute_generator_seed(self.seed, 0)
-        *others, last = self._profiles
-        for name in others:
-            profile = make_profile(name)
-            profile.configure()
-            try:
-                return profile, capture(
-                    self._model, self._loss, batch, generator_seed=seed, profile=profile
-                )
-            except RecordingError as error:
-                if name == EXACT and error.slug != "no-exact-kernel":
-                    raise
-                self._say(f"not with profile {name}: {error}")
-        profile = make_profile(last)
-        profile.configure()
-        return profile, capture(
-            self._model, self._loss, batch, generator_seed=seed, profile=profile
-        )
+        self._registered = register(request, self._say)
+        self.seed = make_seed(self._registered.seed)
+        return msgspec.structs.replace(recipe, seed=self.seed.hex())
 
     def _open_record(
         self,
         recipe: Recipe,
         watch: StateWatch,
-        tensors: tuple[torch.Tensor, ...],
+        data: Mapping[str, Array],
+        record_digests: Sequence[bytes],
         profile: Profile,
     ) -> Scribe:
         """Make the folder and write what is known so far; raises OSError."""
@@ -281,14 +270,13 @@ class Run:
                 raise RecordingError(
                     f"{name} holds NaN or infinity before training", slug="not-finite"
                 )
-        data = {f"data.{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
         self.folder = make_folder(self._parent, self._name)
         write_tensors(self.folder / DATA, data)
         scribe = Scribe(
             self.folder,
             recipe,
             start=start,
-            record_digests=compute_record_digests(data),
+            record_digests=record_digests,
             about={
                 "name": self._name,
                 "created": get_now(),
@@ -298,6 +286,7 @@ class Run:
                 "seed": recipe.seed,
                 "profile": profile.name,
                 "environment": describe_environment(recipe.device_class),
+                **describe_origin(self._continued, self._registered),
             },
         )
         self._say(
@@ -337,6 +326,12 @@ class Run:
         step = None if self._stopped else tracker.end()
         if step is None:
             return
+        if self._rates and step.rate != self._rates[self._steps]:
+            raise RecordingError(
+                f"step {self._steps} used the learning rate {step.rate:g}, registered was"
+                f" {self._rates[self._steps]:g}. Give the run its scheduler: schedule=",
+                slug="not-registered-recipe",
+            )
         begin = time.perf_counter()
         scribe.put(step)
         self._steps += 1
@@ -385,6 +380,11 @@ class Run:
             scribe.error = error
             self._raise_error()
             return
+        if self._rates and recipe.steps < len(self._rates):
+            self._say(
+                f"warning: {recipe.steps} of {len(self._rates)} registered steps were done, so this"
+                " is not the run that was registered: milepost submit --unregistered"
+            )
         share = 100 * (self._spent + tracker.seconds) / max(self._trained, 1e-9)
         self._say(
             f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {self.folder};"

@@ -1,6 +1,6 @@
-"""Submissions that this node acknowledged and no block carries yet, one file each.
+"""Submissions and registrations that this node acknowledged and no block carries yet, a file each.
 
-An acknowledged submission is a promise: if the node ends before its peers have heard of it, nobody
+What was acknowledged is a promise: if the node ends before its peers have heard of it, nobody
 else could keep it.  So it is on disk before the answer leaves, and handed in again at each start,
 until a block carries it or it can no longer be carried.
 """
@@ -18,14 +18,16 @@ from milepost_consensus.blocks import Block
 from milepost_consensus.encoding import decode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.state import LedgerState
-from milepost_consensus.transactions import SUBMIT, Tx, compute_tx_id
+from milepost_consensus.transactions import REGISTER, SUBMIT, Tx, compute_tx_id
 from milepost_node.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 SUFFIX: Final = ".tx"
+KEPT: Final = frozenset({REGISTER, SUBMIT})
+"""Kinds of transactions whose senders rely on the answer."""
 _PASSING: Final = frozenset({"busy", "mempool-full"})
-"""Refusals that say nothing against the submission."""
+"""Refusals that say nothing against the transaction."""
 
 
 class Accepted:
@@ -51,7 +53,7 @@ class Accepted:
         except OSError as error:
             self._open.pop(tx_id, None)
             raise StoreError(
-                f"The submission could not be kept on this node's disk: {error.strerror}. It may"
+                f"The transaction could not be kept on this node's disk: {error.strerror}. It may"
                 " reach the chain nevertheless: ask for it, or hand it to another node."
             ) from error
         if tx_id not in self._open:  # a block was quicker than the disk
@@ -68,17 +70,17 @@ class Accepted:
                 send(tx)
             except InvalidInput as error:
                 if error.slug not in _PASSING:
-                    logger.info("accepted submission dropped", extra={"reason": str(error)})
+                    logger.info("accepted transaction dropped", extra={"reason": str(error)})
                     path.unlink()
                 continue
             self._open[compute_tx_id(tx, self._network)] = tx.valid_until
-            logger.info("accepted submission handed in again", extra={"file": path.name[:16]})
+            logger.info("accepted transaction handed in again", extra={"file": path.name[:16]})
 
     def on_decided(self, block: Block, state: LedgerState) -> None:
         """Forget what the block carried, and what is too late for the next one."""
         if not self._open:
             return
-        done = {compute_tx_id(tx, self._network) for tx in block.txs if tx.kind == SUBMIT}
+        done = {compute_tx_id(tx, self._network) for tx in block.txs if tx.kind in KEPT}
         done |= {tx_id for tx_id, until in self._open.items() if until <= state.height}
         for tx_id in done & self._open.keys():
             del self._open[tx_id]

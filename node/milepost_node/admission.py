@@ -16,7 +16,12 @@ from typing import Final, NamedTuple
 from milepost_consensus.encoding import decode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import TransactionsWaiting
-from milepost_consensus.payloads import Submit, compute_submission_id
+from milepost_consensus.payloads import (
+    Register,
+    Submit,
+    compute_registration_id,
+    compute_submission_id,
+)
 from milepost_consensus.rules import check_tx
 from milepost_consensus.transactions import Tx, compute_tx_id, decode_payload
 from milepost_ml.errors import MilepostMLError
@@ -43,8 +48,12 @@ class Admitted(NamedTuple):
     """A transaction that was taken in."""
 
     tx_id: bytes
-    submission_id: bytes | None
+    kept: bool
+    """Whether it is a promise that must outlive the node: all that submitters send."""
+    submission_id: bytes | None = None
     """For a submission: its identity on the chain."""
+    registration_id: bytes | None = None
+    """For a registration likewise."""
 
 
 class Admission:
@@ -84,9 +93,15 @@ class Admission:
         tx = decode(Tx, data)
         payload = decode_payload(tx)
         network = self._runtime.state.network
+        tx_id = compute_tx_id(tx, network)
+        if isinstance(payload, Register):
+            self.send(tx)
+            registration_id = compute_registration_id(tx.sender, payload, network)
+            logger.info("registration taken", extra={"registration": registration_id})
+            return Admitted(tx_id, kept=True, registration_id=registration_id)
         if not isinstance(payload, Submit):
             self.send(tx)
-            return Admitted(compute_tx_id(tx, network), None)
+            return Admitted(tx_id, kept=False)
         self._validate_sender(tx, payload)
         try:
             await self._validate_record(payload)
@@ -97,7 +112,7 @@ class Admission:
         self.send(tx)
         submission_id = compute_submission_id(tx.sender, payload, network)
         logger.info("submission taken", extra={"submission": submission_id})
-        return Admitted(compute_tx_id(tx, network), submission_id)
+        return Admitted(tx_id, kept=True, submission_id=submission_id)
 
     def receive(self, tx: Tx) -> None:
         """Take in a transaction that a peer passed on; refused ones are counted."""
@@ -146,7 +161,8 @@ class Admission:
                     slug=_MISSING,
                     missing=[digest.hex() for digest in missing[:LISTED_MISSING]],
                 )
-            await self._retracer.validate_record(submit)
+            registrations = self._runtime.state.registrations
+            await self._retracer.validate_record(submit, registrations.get(submit.registration))
         finally:
             del self._validating[submit.model_digest]
 

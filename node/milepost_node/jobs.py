@@ -25,9 +25,13 @@ class GetDeviceClasses(_Frame, frozen=True, tag="get-device-classes"):
 
 
 class ValidateRecord(_Frame, frozen=True, tag="validate-record"):
-    """Check everything about a record that needs no retraining.  `submit`: canonical bytes."""
+    """Check everything about a record that needs no retraining.
+
+    `submit` and the `registration` that it names are canonical bytes; empty where it names none.
+    """
 
     submit: bytes
+    registration: bytes = b""
 
 
 class RetraceInterval(_Frame, frozen=True, tag="retrace-interval"):

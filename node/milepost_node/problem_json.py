@@ -40,7 +40,10 @@ STATUS: Final = {
     "store-full": 507,
     "too-large": 413,
     "too-slow": 408,
+    "registration-used": 409,
+    "unknown-registration": 404,
     "unknown-submission": 404,
+    "wrong-attempt": 409,
     "wrong-network": 409,
 }
 """HTTP status by slug; input that breaks any other rule is 422."""

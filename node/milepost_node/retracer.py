@@ -12,6 +12,7 @@ from typing import Protocol
 
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.payloads import Submit, WorkRefutation
+from milepost_consensus.registrations import Registration
 from milepost_consensus.submissions import Duty
 from milepost_node.gradients import GradientStore, get_gradients_folder
 from milepost_node.jobs import (
@@ -40,7 +41,7 @@ class Retracer(Protocol):
 
     async def get_device_classes(self) -> DeviceClasses: ...
 
-    async def validate_record(self, submit: Submit) -> None: ...
+    async def validate_record(self, submit: Submit, registration: Registration | None) -> None: ...
 
     async def retrace_interval(
         self, submit: Submit, interval: int, *, verifier: bytes, work_step: int
@@ -93,8 +94,9 @@ class Workers:
         assert isinstance(answer, DeviceClasses)
         return answer
 
-    async def validate_record(self, submit: Submit) -> None:
-        answer = await self._reader.run(ValidateRecord(encode(submit)))
+    async def validate_record(self, submit: Submit, registration: Registration | None) -> None:
+        job = ValidateRecord(encode(submit), encode(registration) if registration else b"")
+        answer = await self._reader.run(job)
         assert isinstance(answer, Valid)
 
     async def retrace_interval(

@@ -235,7 +235,10 @@ class Verifier:
     async def _hold(self, submission: Submission) -> Payload:
         """Get every file of the record and check all that needs no retraining."""
         await self._records.fetch_record(submission.submit, holders=submission.holders)
-        await self._retracer.validate_record(submission.submit)
+        registrations = self._get_state().registrations
+        await self._retracer.validate_record(
+            submission.submit, registrations.get(submission.submit.registration)
+        )
         logger.info("record held", extra={"submission": submission.id})
         return Hold(submission.id)
 

@@ -23,6 +23,7 @@ from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.payloads import Submit
+from milepost_consensus.registrations import Registration
 from milepost_consensus.submissions import Duty
 from milepost_ml.errors import MilepostMLError
 from milepost_ml.files import MAX_MANIFEST_BYTES, BlobFiles, decode_manifest
@@ -106,7 +107,8 @@ class Worker:
     def _validate(self, job: ValidateRecord) -> Answer:
         from milepost_ml.admission import validate_record
 
-        validate_record(*self._open(job.submit))
+        registration = decode(Registration, job.registration) if job.registration else None
+        validate_record(*self._open(job.submit), registration)
         return Valid()
 
     def _retrace(self, job: RetraceInterval) -> Answer:

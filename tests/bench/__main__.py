@@ -10,6 +10,7 @@ from tests.bench.arithmetic import bench_arithmetic
 from tests.bench.catchup import bench_catchup
 from tests.bench.commits import bench_commits
 from tests.bench.faults import bench_faults
+from tests.bench.initial import bench_initial
 from tests.bench.ledger import bench_ledger
 from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
@@ -19,6 +20,7 @@ from tests.bench.throughput import bench_throughput
 
 BENCHES: dict[str, Callable[[], None]] = {
     "arithmetic": bench_arithmetic,
+    "initial": bench_initial,
     "recorder": bench_recorder,
     "rounded": bench_rounded,
     "ledger": bench_ledger,

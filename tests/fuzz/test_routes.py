@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from milepost_consensus.encoding import encode
-from milepost_consensus.payloads import Hold
+from milepost_consensus.payloads import Hold, Register
 from milepost_consensus.problems import PROBLEMS
 from milepost_consensus.transactions import make_tx
 from milepost_node.problem_json import STATUS
@@ -27,6 +27,7 @@ from tests.support.nodes import Cluster, make_upload, put_files, wait_until
 
 LIMITS = Limits(blob_bytes=10_000, store_bytes=100_000, admissions=1)
 UPLOAD = make_upload()
+REGISTER = Register(bytes(32), bytes(32), records=1, parent=b"", attempt=0)
 NAMES = (
     "0", "1", "2", "-1", "1e3", "9" * 30, "9" * 6_000, "x", "sub_", "abcdef", "ab" * 32, "AB" * 32,
     "../../node.key", "..%2f..%2fnode.key", "%2e%2e%2f", "%00", "a%00b", "%ff%fe", "%ed%a0%80",
@@ -59,22 +60,24 @@ class Reply(NamedTuple):
 
 
 class Door:
-    """One node with a verdict on its chain, asked without any HTTP library between."""
+    """One node with a verdict and a registration on its chain, asked without any HTTP library
+    between."""
 
-    def __init__(self, cluster: Cluster, submission: str) -> None:
+    def __init__(self, cluster: Cluster, submission: str, registration: str) -> None:
         node = cluster.nodes[0]
         self.app = cluster.network.nodes["node-0"].app
         self.home = str(cluster.homes[0]).encode()
         paths = self.app.openapi()["paths"]  # type: ignore[attr-defined]
         self.routes = sorted((path, method.upper()) for path in paths for method in paths[path])
         digest = next(iter(UPLOAD.files))
-        self.names = (*NAMES, submission, submission[:8], digest.hex())
+        self.names = (*NAMES, registration, submission, submission[:8], digest.hex())
         hold = make_tx(
             Hold(bytes(32)), signer=make_signer("node-0"), valid_until=90, network=node.network
         )
         self.bodies = (
             encode(hold),
             cluster.sign(UPLOAD.submit),
+            cluster.sign(REGISTER),
             msgspec.msgpack.encode([("tx", encode(hold)), ("vote", b"\x96")]),
             msgspec.json.encode({"digests": [digest.hex(), "ab" * 32]}),
             UPLOAD.files[digest],
@@ -129,12 +132,21 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Run
             cluster.start(0)
             cluster.announce(UPLOAD)
             async with cluster.connect() as client:
-                return Door(cluster, await submit(cluster, client))
+                registration = await register(cluster, client)
+                return Door(cluster, await submit(cluster, client), registration)
 
         try:
             yield runner, runner.run(open_door())
         finally:
             runner.run(cluster.stop())
+
+
+async def register(cluster: Cluster, client: httpx.AsyncClient) -> str:
+    """Register a run and wait for the block; returns the registration's id."""
+    answer = await client.post("/v1/transactions", content=cluster.sign(REGISTER))
+    assert answer.status_code == 202, answer.text
+    await wait_until(lambda: cluster.nodes[0].runtime.state.registrations, "a registration")
+    return str(answer.json()["registration"])
 
 
 async def submit(cluster: Cluster, client: httpx.AsyncClient) -> str:
@@ -203,11 +215,12 @@ def test_no_request_breaks_a_node(times: int, door: tuple[asyncio.Runner, Door])
 def test_every_route_answers_what_it_is_for(door: tuple[asyncio.Runner, Door]) -> None:
     """Otherwise the driver may fail to reach what it drives."""
     runner, node = door
-    submission, digest = node.names[-3], node.names[-1]
+    registration, submission, _, digest = node.names[-4:]
     for path, method in node.routes:
         if method != "GET":
             continue
         name = digest if "blobs" in path else submission
+        name = registration if "registrations" in path else name
         target = path.format(height="1", name=name, slug="too-slow")
         target += "?from=1" if path.endswith("peer/blocks") else ""
         reply = runner.run(node.ask("GET", target, [], b""))

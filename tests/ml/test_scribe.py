@@ -18,6 +18,7 @@ from milepost_ml.digests import (
 )
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import FolderFiles
+from milepost_ml.initial import Given
 from milepost_ml.keyed import make_seed
 from milepost_ml.nodes import Graph, Input, Node, Ref
 from milepost_ml.recipe import SGD, Parameter, Recipe
@@ -38,6 +39,7 @@ RECIPE = Recipe(
     steps_per_interval=3,
     parameters=(Parameter("w", (2,), True),),
     buffers=(TensorSpec("n", "I64", ()),),
+    initial=(Given(), Given()),
     optimizer=SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False),
     rates=(),
     graph=Graph(

@@ -19,8 +19,9 @@ from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.keyguard import Signing
 from milepost_consensus.members import Genesis
-from milepost_consensus.payloads import Hold
+from milepost_consensus.payloads import Hold, Register
 from milepost_consensus.problems import PROBLEMS
+from milepost_consensus.registrations import Registration
 from milepost_consensus.transactions import Tx, make_tx
 from milepost_consensus.verdicts import VALID
 from milepost_consensus.views import from_view
@@ -152,6 +153,84 @@ async def test_pages_that_load_scripts_from_elsewhere_do_not_exist(
     assert "/v1/transactions" in paths
 
 
+# Registrations ---------------------------------------------------------------------------------
+
+
+def make_register(attempt: int = 0, recipe: bytes = b"u" * 32) -> Register:
+    return Register(recipe, UPLOAD.submit.dataset_root, UPLOAD.submit.records, b"", attempt)
+
+
+async def register(cluster: Cluster, client: httpx.AsyncClient, wanted: Register) -> str:
+    """Register and wait for the seed; returns the registration's id."""
+    answer = await client.post("/v1/transactions", content=cluster.sign(wanted))
+    assert (answer.status_code, answer.json()["submission"]) == (202, None), answer.text
+    name: str = answer.json()["registration"]
+    runtime = cluster.nodes[0].runtime
+
+    def has_seed() -> bool:
+        found = runtime.state.registrations.get(bytes.fromhex(name))
+        return found is not None and bool(found.seed)
+
+    await wait_until(has_seed, "a seed")
+    return name
+
+
+async def test_a_registration_gets_a_seed_although_nothing_else_happens(
+    cluster: Cluster, client: httpx.AsyncClient
+) -> None:
+    name = await register(cluster, client, make_register())
+    answer = await client.get(f"/v1/registrations/{name}")
+    shown = from_view(Registration, answer.json()["registration"])
+    assert shown == cluster.nodes[0].runtime.state.registrations[bytes.fromhex(name)]
+    assert shown.sender == make_signer("submitter").public
+    assert shown.register == make_register()
+
+
+async def test_registrations_are_listed_newest_first_by_sender_and_recipe(
+    cluster: Cluster, client: httpx.AsyncClient
+) -> None:
+    other = b"v" * 32
+    names = [
+        await register(cluster, client, make_register(0)),
+        await register(cluster, client, make_register(1, other)),
+        await register(cluster, client, make_register(2)),
+    ]
+    sender = make_signer("submitter").public.hex()
+
+    async def list_names(query: str) -> tuple[int, list[str]]:
+        answer = (await client.get(f"/v1/registrations?{query}")).json()
+        return answer["made"], [item["id"] for item in answer["registrations"]]
+
+    assert await list_names("") == (0, names[::-1])
+    assert await list_names(f"sender={sender}") == (3, names[::-1])
+    assert await list_names(f"sender={sender}&recipe={other.hex()}") == (3, names[1:2])
+    assert await list_names(f"sender={'00' * 32}") == (0, [])
+
+
+async def test_an_acknowledged_registration_is_on_disk(
+    cluster: Cluster, client: httpx.AsyncClient
+) -> None:
+    kept: list[bytes] = []
+    keep = cluster.nodes[0].accepted.keep
+
+    async def watch(data: bytes) -> None:
+        await keep(data)
+        kept.append(data)
+
+    cluster.nodes[0].accepted.keep = watch  # type: ignore[method-assign]
+    await register(cluster, client, make_register())
+    assert kept == [cluster.sign(make_register())]
+    accepted = cluster.nodes[0].accepted
+    await wait_until(lambda: len(accepted) == 0, "the block with the registration")
+
+
+async def test_a_registration_with_another_number_is_refused(
+    cluster: Cluster, client: httpx.AsyncClient
+) -> None:
+    answer = await client.post("/v1/transactions", content=cluster.sign(make_register(5)))
+    assert (answer.status_code, get_slug(answer)) == (409, "wrong-attempt")
+
+
 # Refusals ----------------------------------------------------------------------------------------
 
 
@@ -164,6 +243,9 @@ QUESTIONS = [
     ("GET", "/v1/blocks/x", 422, "bad-request"),
     ("GET", "/v1/blocks?limit=101", 422, "bad-request"),
     ("GET", "/v1/blocks?before=-1", 422, "bad-request"),
+    ("GET", "/v1/registrations/abcde", 400, "bad-request"),
+    ("GET", "/v1/registrations/" + "00" * 32, 404, "unknown-registration"),
+    ("GET", "/v1/registrations?sender=abc", 422, "bad-request"),
     ("GET", "/v1/submissions/abcde", 400, "bad-request"),
     ("GET", "/v1/submissions/sub_xyzxyz", 400, "bad-request"),
     ("GET", "/v1/submissions/abcdef", 404, "unknown-submission"),

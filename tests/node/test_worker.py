@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.merkle import verify_path
-from milepost_consensus.payloads import Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.payloads import Register, Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.registrations import Registration
 from milepost_consensus.step_digests import (
     compute_gradient_commitment,
     compute_step_digest,
@@ -146,6 +147,21 @@ def test_runs_of_every_machine_with_threads_of_this_ones(
 def test_device_classes_are_those_that_records_are_made_on(desk: Desk, tiny_submit: Submit) -> None:
     answer = desk.worker.perform(GetDeviceClasses())
     assert answer == DeviceClasses(("exact/1", "rounded/1", tiny_submit.device_class), "")
+
+
+def test_a_registered_run_is_held_only_if_it_is_as_registered(
+    desk: Desk, tiny_run: Path, tiny_submit: Submit
+) -> None:
+    desk.store(tiny_run)
+    submit = replace(tiny_submit, registration=b"r" * 32)
+    register = Register(b"u" * 32, submit.dataset_root, submit.records, parent=b"", attempt=0)
+    registration = Registration(submit.registration, b"s" * 32, register, 7, b"k" * 32)
+    answer = desk.worker.perform(ValidateRecord(encode(submit)))
+    assert isinstance(answer, Refused)
+    assert answer.slug == "unknown-registration"
+    answer = desk.worker.perform(ValidateRecord(encode(submit), encode(registration)))
+    assert isinstance(answer, Refused)
+    assert answer.slug == "not-registered-recipe"
 
 
 def test_poisoned_record_is_well_formed_but_does_not_retrace(desk: Desk, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.payloads import Register, Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.registrations import Registration
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import Duty
 from milepost_consensus.transactions import make_tx
@@ -109,7 +110,7 @@ class ScriptedRetracer:
     async def get_device_classes(self) -> DeviceClasses:
         return DeviceClasses((OTHER_DEVICE, DEVICE), self.fault)
 
-    async def validate_record(self, submit: Submit) -> None:
+    async def validate_record(self, submit: Submit, registration: Registration | None) -> None:
         self.asked.append(("validate", 0))
         if self.gate is not None:
             await self.gate.wait()
@@ -299,8 +300,10 @@ class Cluster:
         for retracer in self.retracers.values():
             retracer.uploads.append(upload)
 
-    def sign(self, submit: Submit, *, height: int = 0, sender: str = "submitter") -> bytes:
-        """The canonical bytes of a submission's transaction."""
+    def sign(
+        self, submit: Submit | Register, *, height: int = 0, sender: str = "submitter"
+    ) -> bytes:
+        """The canonical bytes of a submission's or registration's transaction."""
         node = next(iter(self.nodes.values()))
         return encode(
             make_tx(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from milepost_ml.initial import Constant, Given, Uniform
 from milepost_ml.nodes import Graph, Input, Node, Ref
 from milepost_ml.recipe import SGD, Parameter, Recipe
 from milepost_ml.snapshots import TensorSpec
@@ -34,6 +35,7 @@ def make_recipe() -> Recipe:
         steps_per_interval=3,
         parameters=(Parameter("weight", (3, 4), True), Parameter("bias", (3,), False)),
         buffers=(TensorSpec("scale", "F32", ()),),
+        initial=(Given(), Uniform(0.5), Constant(1.0)),
         optimizer=SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False),
         rates=((3, 0.1), (4, 0.05)),
         graph=make_graph(),

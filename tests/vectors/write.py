@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.reference.cases import make_cases
 from tests.reference.layer_cases import make_layer_cases
 from tests.reference.vectors import render_cases
 from tests.support.ledger import Ledger, make_genesis, make_hash, make_record, make_signer
+from tests.support.philox import draw_initial
 
 FOLDER = Path(__file__).parent
 SEED = bytes(range(32))
@@ -158,10 +160,38 @@ def make_flags() -> Any:
     }
 
 
+def make_initial() -> Any:
+    """Initial weights of a few tensors, from integers and fractions."""
+    cases = [
+        ("fc.weight", "uniform", 0.05, [3, 4]),
+        ("fc.bias", "uniform", 1e6, [2]),
+        ("embed.weight", "normal", 1.0, [2, 5]),
+        ("tiny", "normal", 1e-12, [3]),
+    ]
+    tensors = [
+        {
+            "name": name,
+            "dtype": "F32",
+            "kind": kind,
+            "scale": scale,
+            "shape": shape,
+            "values": draw_initial(SEED, name, kind, scale, math.prod(shape)).hex(),
+        }
+        for name, kind, scale, shape in cases
+    ]
+    constant = {"kind": "constant", "scale": 1.0}
+    tensors += [
+        {"name": "norm.weight", "dtype": "F32", **constant, "shape": [2], "values": "0000803f" * 2},
+        {"name": "count", "dtype": "I64", **constant, "shape": [], "values": "01" + "00" * 7},
+    ]
+    return {"seed": SEED.hex(), "tensors": tensors}
+
+
 VECTORS = {
     "digests.json": make_digests,
     "election.json": make_elections,
     "flagging.json": make_flags,
+    "initial.json": make_initial,
 }
 
 EXACT = {

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milepost.cli import options, output, submissions
-from milepost.errors import Refused, WrongUsage
+from milepost.errors import CannotTell, Refused, WrongUsage
+from milepost_consensus.views import to_view
 
 if TYPE_CHECKING:
     from milepost.api import Client
@@ -103,7 +104,7 @@ def _print_selfcheck(selfcheck: dict[str, Any] | None) -> None:
 
 
 def _show_file(path: Path, json_wanted: bool) -> None:
-    from milepost import bundle
+    from milepost import bundle, lineage
 
     if path.suffix == ".json":
         proof = bundle.read_proof(path)
@@ -115,6 +116,7 @@ def _show_file(path: Path, json_wanted: bool) -> None:
         answer = {
             "submission": view["bundle"]["submission"],
             "verdict": view["bundle"]["verdict"],
+            "origin": lineage.view_origin(proof.bundle.origin, proof.bundle.verdict),
         }
         submissions.print_submission(answer, {})
         output.tell("Check it against a model: milepost verify MODEL --proof " + str(path))
@@ -125,6 +127,7 @@ def _show_file(path: Path, json_wanted: bool) -> None:
 def _show_model(path: Path, json_wanted: bool) -> None:
     import hashlib
 
+    from milepost import lineage
     from milepost_ml.snapshots import compute_stored_digest, read_header
 
     with path.open("rb") as stream:
@@ -132,6 +135,7 @@ def _show_model(path: Path, json_wanted: bool) -> None:
         stream.seek(0)
         file_digest = hashlib.file_digest(stream, "sha256").hexdigest()
     content = compute_stored_digest(path).hex()
+    judged = _find_judged(path, content)
     if json_wanted:
         tensors = [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in specs]
         output.print_json(
@@ -141,6 +145,7 @@ def _show_model(path: Path, json_wanted: bool) -> None:
                 "sha256": file_digest,
                 "content": content,
                 "tensors": tensors,
+                "judged": judged,
             }
         )
         return
@@ -152,6 +157,29 @@ def _show_model(path: Path, json_wanted: bool) -> None:
         ("tensor", "dtype", "shape"),
         [(spec.name, spec.dtype, str(list(spec.shape))) for spec in specs],
     )
+    if judged is not None:
+        output.say()
+        output.say(submissions.describe_verdict(judged["verdict"], {}))
+        for line in lineage.describe_origin(judged["origin"], {}):
+            output.say(f"  {line}")
+        output.tell(f"As the proof beside it says, not checked here: milepost verify {path}")
+
+
+def _find_judged(path: Path, content: str) -> dict[str, Any] | None:
+    """What the proof beside a model says, if it is about these weights."""
+    from milepost import answers, bundle, lineage
+
+    try:
+        proof = bundle.read_proof(answers.find_proof(path))
+    except CannotTell:
+        return None
+    verdict = proof.bundle.verdict
+    if verdict.model_digest.hex() != content:
+        return None
+    return {
+        "verdict": to_view(verdict),
+        "origin": lineage.view_origin(proof.bundle.origin, verdict),
+    }
 
 
 # On the chain ------------------------------------------------------------------------------------
@@ -160,6 +188,7 @@ def _show_model(path: Path, json_wanted: bool) -> None:
 def _show_on_chain(
     thing: str, json_wanted: bool, network: Path | None, nodes: tuple[str, ...]
 ) -> None:
+    from milepost import lineage
     from milepost.api import Client
     from milepost.network import find_network
 
@@ -178,6 +207,7 @@ def _show_on_chain(
                 slug="no-such-thing",
             )
         answer = client.submission(digits)
+        answer["origin"] = lineage.fetch_origin(client, answer)
         if json_wanted:
             output.print_json(answer)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from milepost import lineage
 from milepost.cli import output
 from milepost.coverage import describe_assurance
 from milepost_consensus.payloads import CLASS
@@ -128,6 +129,8 @@ def print_submission(answer: dict[str, Any], names: Mapping[str, str]) -> None:
     if submission["accusations"]:
         output.say()
         print_accusations(submission, names)
+    for line in lineage.describe_origin(answer["origin"], names) if "origin" in answer else ():
+        output.say(f"  {line}")
     if verdict is not None:
         output.say()
         output.say(describe_verdict(verdict, names), style=STYLES.get(verdict["outcome"], ""))

@@ -27,6 +27,10 @@ def submit(
     name: Annotated[
         str, typer.Option("--name", help="Another name on chain than the run's own.")
     ] = "",
+    unregistered: Annotated[
+        bool,
+        typer.Option("--unregistered", help="Leave out the registration that the run has."),
+    ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0, help="Seconds to wait for the verdict.")
     ] = 600.0,
@@ -45,6 +49,7 @@ def submit(
             nodes=node or (),
             key=key,
             name=name,
+            unregistered=unregistered,
             wait=wait,
             timeout_seconds=timeout,
             observer=SubmitPrinter(),

@@ -17,19 +17,20 @@ router = APIRouter(prefix="/v1")
 async def post_transaction(request: Request) -> Response:
     """Take in a signed transaction, given as its canonical bytes.
 
-    A submission is answered once its whole record was validated and the transaction is on disk;
-    its files must be here before.
+    Submissions and registrations are answered once the transaction is on disk, submissions also
+    only once the whole record was validated; its files must be here before.
     """
     data = await read_body(request, limit_bytes=MAX_TX_BYTES)
     node = get_node(request)
     admitted = await node.admission.admit(data)
-    submission = admitted.submission_id
-    if submission is not None:
+    if admitted.kept:
         await node.accepted.keep(data)
+    submission, registration = admitted.submission_id, admitted.registration_id
     return JsonAnswer(
         {
             "id": admitted.tx_id.hex(),
             "submission": submission.hex() if submission is not None else None,
+            "registration": registration.hex() if registration is not None else None,
         },
         status_code=202,
     )

@@ -1,0 +1,84 @@
+"""`milepost.Run`: the recorder, with networks and parents by the names that people use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+from milepost import bundle
+from milepost.api import Client
+from milepost.errors import Refused, WrongUsage
+from milepost.registering import Registrar, find_profile_of
+from milepost_consensus.verdicts import VALID
+from milepost_ml import recorder
+from milepost_ml.declaration import Model, Optimizer, Options
+from milepost_ml.files import MODEL
+from milepost_ml.registration import ParentModel
+
+
+class Run(recorder.Run):
+    """One training run and its record; see `milepost_ml.recorder.Run` for all other options.
+
+    `register` has the run registered before its first step: the URL of a node, a network's folder,
+    or True for the network that the commands would use here.  The network then gives the seed, from
+    which order, dropout and initial weights follow, and the verdict can be FULL+REGISTERED.
+
+    `parent` continues a model that the network judged VALID: the run folder of its submitter, whose
+    model.safetensors is loaded, or `sub_...`, whose weights the model must hold already.
+
+    `key` is the submitter's key file, where it is not the network's usual one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        optimizer: Optimizer,
+        *,
+        register: str | Path | bool = False,
+        parent: str | Path | None = None,
+        key: str | Path | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            name,
+            model,
+            optimizer,
+            parent=find_parent(parent, register or True) if parent is not None else None,
+            register=Registrar(register, key=key) if register else None,
+            **options,
+        )
+
+
+def find_parent(parent: str | Path, network: str | Path | bool) -> ParentModel:
+    """A judged model by its run folder, or by its submission on a network.
+
+    Raises WrongUsage (slug bad-parent) unless its verdict is VALID, CannotTell for a folder without
+    a proof.
+    """
+    folder = Path(parent)
+    if folder.is_dir():
+        verdict = bundle.read_proof(folder / bundle.PROOF_FILE).bundle.verdict
+        found = ParentModel(verdict.submission, verdict.model_digest, folder / MODEL)
+        outcome = verdict.outcome
+    else:
+        with Client(find_profile_of(network).nodes) as client:
+            try:
+                answer = client.submission(str(parent))
+            except Refused as error:
+                raise WrongUsage(
+                    f"There is no run folder and no submission {parent}: {error}",
+                    slug="bad-parent",
+                ) from error
+        outcome = answer["verdict"]["outcome"] if answer["verdict"] is not None else "not there yet"
+        found = ParentModel(
+            bytes.fromhex(answer["submission"]["id"]),
+            bytes.fromhex(answer["submission"]["submit"]["model_digest"]),
+            None,
+        )
+    if outcome != VALID:
+        raise WrongUsage(
+            f"The verdict on {parent} is {outcome}: only VALID models can be continued.",
+            slug="bad-parent",
+        )
+    return found

@@ -1,0 +1,229 @@
+"""The recipe of a run before its first step: what is captured, chosen and foreseen."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Required, TypedDict
+
+import msgspec
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from milepost_consensus.params import MAX_INTERVALS
+from milepost_consensus.payloads import EXACT
+from milepost_ml.arithmetic.profiles import Profile, make_profile
+from milepost_ml.capture import Captured, capture
+from milepost_ml.errors import InvalidRecord, RecordingError
+from milepost_ml.graph import DTYPE_NAMES
+from milepost_ml.initial import Distribution, Given, Initial, Parent
+from milepost_ml.initial_rules import choose_initial
+from milepost_ml.keyed import Order, compute_generator_seed
+from milepost_ml.preflight import describe_optimizer, read_rate, validate_model
+from milepost_ml.recipe import Parameter, Recipe, validate_recipe
+from milepost_ml.registration import Say
+from milepost_ml.rehearsal import Loss
+from milepost_ml.snapshots import TensorSpec
+
+Model = torch.nn.Module
+Optimizer = torch.optim.Optimizer
+Schedule = LRScheduler | Sequence[float]
+"""A scheduler that steps once a step, or the learning rate of every step."""
+Rates = tuple[tuple[int, float], ...]
+"""Run lengths: (steps, learning rate of each of them)."""
+
+
+class Options(TypedDict, total=False):
+    """What a run takes besides its model, its optimizer and where it comes from."""
+
+    loss: Required[Loss]
+    every: Required[int]
+    folder: str | Path
+    seed: bytes | int | None
+    profile: str | None
+    initial: Mapping[str, Distribution] | None
+    schedule: Schedule | None
+    selfcheck: bool
+    quiet: bool
+
+
+def validate_plan(*, records: int, batch_size: int, steps: int, every: int) -> None:
+    """Raises RecordingError (bad-plan) for batches or intervals that cannot be."""
+    if not 1 <= batch_size <= records:
+        raise RecordingError(
+            f"batch_size={batch_size}: the data have {records} records", slug="bad-plan"
+        )
+    intervals = -(-steps // every)
+    if not 1 <= intervals <= MAX_INTERVALS:
+        raise RecordingError(
+            f"steps={steps} make {intervals:,} intervals of {every} steps; 1 to {MAX_INTERVALS:,}"
+            " are possible. Choose another every=",
+            slug="bad-plan",
+        )
+
+
+def declare(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    tensors: Sequence[torch.Tensor],
+    *,
+    profiles: Sequence[str],
+    seed: bytes,
+    batch_size: int,
+    every: int,
+    initial: Mapping[str, Distribution] | Initial,
+    say: Say,
+) -> tuple[Profile, Recipe]:
+    """A recipe in the first of `profiles` that computes the model, but for steps and rates.
+
+    `initial` is one declaration for all tensors, or distributions by name, where what is left out
+    starts by the rule of its layer.  Raises RecordingError.
+    """
+    validate_model(model)
+    described = describe_optimizer(optimizer, model)
+    buffers = tuple(
+        TensorSpec(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
+        for name, tensor in model.named_buffers()
+    )
+    names = [name for name, _ in model.named_parameters()] + [spec.name for spec in buffers]
+    if isinstance(initial, Mapping):
+        chosen: Mapping[str, Initial] = choose_initial(model, initial)
+    else:
+        chosen = dict.fromkeys(names, initial)
+    profile, captured = _capture(
+        model, loss, tensors, profiles=profiles, seed=seed, batch_size=batch_size, say=say
+    )
+    recipe = Recipe(
+        device_class=profile.get_device_class(),
+        seed=seed.hex(),
+        data=tuple(
+            TensorSpec(f"data.{index}", DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
+            for index, tensor in enumerate(tensors)
+        ),
+        batch_size=batch_size,
+        steps=0,
+        steps_per_interval=every,
+        parameters=tuple(
+            Parameter(name, tuple(tensor.shape), trained=name in captured.trained)
+            for name, tensor in model.named_parameters()
+        ),
+        buffers=buffers,
+        initial=tuple(chosen[name] for name in names),
+        optimizer=described,
+        rates=(),
+        graph=captured.graph,
+        profile=profile.name,
+    )
+    try:
+        validate_recipe(msgspec.structs.replace(recipe, steps=1, rates=((1, 0.0),)))
+    except InvalidRecord as error:
+        raise RecordingError(str(error), slug=error.slug) from error
+    return profile, recipe
+
+
+def _capture(
+    model: torch.nn.Module,
+    loss: Loss,
+    tensors: Sequence[torch.Tensor],
+    *,
+    profiles: Sequence[str],
+    seed: bytes,
+    batch_size: int,
+    say: Say,
+) -> tuple[Profile, Captured]:
+    order = Order(seed=seed, records=len(tensors[0]), batch_size=batch_size)
+    indices = torch.from_numpy(order.get_indices(0))
+    batch = tuple(tensor.index_select(0, indices) for tensor in tensors)
+    generator_seed = compute_generator_seed(seed, 0)
+    *others, last = profiles
+    for name in others:
+        profile = make_profile(name)
+        profile.configure()
+        try:
+            return profile, capture(
+                model, loss, batch, generator_seed=generator_seed, profile=profile
+            )
+        except RecordingError as error:
+            if name == EXACT and error.slug != "no-exact-kernel":
+                raise
+            say(f"not with profile {name}: {error}")
+    profile = make_profile(last)
+    profile.configure()
+    return profile, capture(model, loss, batch, generator_seed=generator_seed, profile=profile)
+
+
+def choose_start(
+    initial: Mapping[str, Distribution] | None,
+    *,
+    continued: bool,
+    registered: bool,
+    seeded: bool,
+) -> Mapping[str, Distribution] | Initial:
+    """What the tensors of a run start from: a parent's, derived from the seed, or as they are.
+
+    Raises RecordingError (bad-plan) for options that exclude each other.
+    """
+    if registered and seeded:
+        raise RecordingError(
+            "seed= and register= exclude each other: the network gives a registered run its seed",
+            slug="bad-plan",
+        )
+    if continued:
+        if initial is not None:
+            raise RecordingError(
+                "initial= and parent= exclude each other: a run continues its parent's whole model",
+                slug="bad-plan",
+            )
+        return Parent()
+    if initial is not None:
+        return initial
+    return {} if registered else Given()
+
+
+def foresee_rates(schedule: Schedule | None, optimizer: torch.optim.Optimizer, steps: int) -> Rates:
+    """The learning rate of every step before the first is done; the optimizer stays as it is.
+
+    Without a schedule the optimizer's present rate.  Raises RecordingError (bad-plan).
+    """
+    first = read_rate(optimizer.param_groups[0])
+    if schedule is None:
+        rates = [first] * steps
+    elif isinstance(schedule, LRScheduler):
+        rates = _follow(schedule, optimizer, steps)
+    else:
+        rates = [float(rate) for rate in schedule]
+    if len(rates) != steps or not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+        raise RecordingError(
+            f"schedule= gives {len(rates)} learning rates for {steps} steps; give one finite"
+            " number of at least 0 for every step",
+            slug="bad-plan",
+        )
+    return tuple((len(list(group)), rate) for rate, group in groupby(rates))
+
+
+def _follow(schedule: LRScheduler, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+    if schedule.optimizer is not optimizer:
+        raise RecordingError("schedule= belongs to another optimizer", slug="bad-plan")
+    # The copies share the weights, which a scheduler does not touch.
+    shared = {id(item): item for group in optimizer.param_groups for item in group["params"]}
+    twin = copy.deepcopy(schedule, shared)
+    rates: list[float] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it steps before its optimizer
+        try:
+            for step in range(steps):
+                if step:
+                    twin.step()
+                rates.append(read_rate(twin.optimizer.param_groups[0]))
+        except (TypeError, ValueError) as error:
+            raise RecordingError(
+                f"the rates of {type(schedule).__name__} cannot be foreseen: {error}. A registered"
+                " run needs all of them before it starts; pass schedule=[one rate a step]",
+                slug="bad-plan",
+            ) from error
+    return rates
