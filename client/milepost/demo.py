@@ -24,7 +24,8 @@ from milepost.observer import Observer
 from milepost.processes import LocalNetwork
 from milepost_consensus.light import ProofBundle
 from milepost_consensus.members import Member
-from milepost_consensus.submissions import AGREES, EXACT, REFUTED
+from milepost_consensus.payloads import EXACT
+from milepost_consensus.submissions import AGREES, REFUTED
 from milepost_consensus.verdicts import INVALID, VALID
 
 MARKER: Final = "demo.json"

@@ -16,6 +16,14 @@ from milepost_consensus.duties import Terms
 from milepost_consensus.encoding import validate_digest, validate_uint
 from milepost_consensus.errors import InvalidTransaction
 from milepost_consensus.merkle import verify_path
+from milepost_consensus.payloads import (
+    Attest,
+    PanelVote,
+    Witness,
+    get_interval_count,
+    get_interval_steps,
+    validate_witness,
+)
 from milepost_consensus.submissions import (
     AGREES,
     DECIDED,
@@ -25,14 +33,8 @@ from milepost_consensus.submissions import (
     RETRACING,
     WITNESSING,
     Accusation,
-    Attest,
     PanelAnswer,
-    PanelVote,
     Submission,
-    Witness,
-    get_interval_count,
-    get_interval_steps,
-    validate_witness,
 )
 
 MAX_DISTANCE_PPM: Final = 10**12

@@ -37,6 +37,16 @@ from milepost_consensus.members import (
     compute_quorum,
 )
 from milepost_consensus.params import BEACON
+from milepost_consensus.payloads import (
+    Attest,
+    Hold,
+    MemberUpdate,
+    OnionRefresh,
+    Submit,
+    Witness,
+    compute_submission_id,
+    validate_submit,
+)
 from milepost_consensus.standings import (
     Standing,
     is_mixed,
@@ -46,31 +56,21 @@ from milepost_consensus.standings import (
     take_turn,
 )
 from milepost_consensus.state import LedgerState, apply_entries
-from milepost_consensus.submissions import (
-    ANCHORED,
+from milepost_consensus.submissions import ANCHORED, SEEDING, Submission
+from milepost_consensus.transactions import (
     ATTEST,
     EVIDENCE,
     HOLD,
     MEMBER_UPDATE,
     ONION_REFRESH,
     PANEL_VOTE,
-    SEEDING,
     SUBMIT,
     WITNESS,
     Answer,
-    Attest,
     Governance,
-    Hold,
-    MemberUpdate,
-    OnionRefresh,
     Payload,
-    Submission,
-    Submit,
     Tx,
-    Witness,
-    compute_submission_id,
     decode_payload,
-    validate_submit,
     verify_tx,
 )
 from milepost_consensus.verdicts import Verdict

@@ -15,16 +15,8 @@ from msgspec.structs import replace
 from milepost_consensus.election import compute_work_step
 from milepost_consensus.members import VERIFIER, Member
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import (
-    AGREES,
-    MISSED,
-    OPEN,
-    REFUTED,
-    Duty,
-    Submission,
-    Submit,
-    get_interval_steps,
-)
+from milepost_consensus.payloads import Submit, get_interval_steps
+from milepost_consensus.submissions import AGREES, MISSED, OPEN, REFUTED, Duty, Submission
 
 MAX_STRETCH: Final = 1_000_000
 """Heights that slow steps can add to a retracing window: a day at ten blocks a second."""

@@ -13,12 +13,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import (
-    Duty,
-    Submit,
-    get_interval_count,
-    get_interval_steps,
-)
+from milepost_consensus.payloads import Submit, get_interval_count, get_interval_steps
+from milepost_consensus.submissions import Duty
 
 T = TypeVar("T")
 

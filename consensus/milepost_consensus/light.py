@@ -30,6 +30,7 @@ from milepost_consensus.members import (
 )
 from milepost_consensus.merkle import verify_path
 from milepost_consensus.params import MAX_MEMBERS, MAX_PATH
+from milepost_consensus.payloads import compute_submission_id, get_interval_count
 from milepost_consensus.state import (
     LedgerState,
     encode_leaf,
@@ -37,12 +38,7 @@ from milepost_consensus.state import (
     get_submission_key,
     get_verdict_key,
 )
-from milepost_consensus.submissions import (
-    DECIDED,
-    Submission,
-    compute_submission_id,
-    get_interval_count,
-)
+from milepost_consensus.submissions import DECIDED, Submission
 from milepost_consensus.verdicts import Verdict
 from milepost_consensus.views import View, from_view, to_view
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from milepost_consensus.duties import Terms, get_required
+from milepost_consensus.payloads import get_interval_count
 from milepost_consensus.submissions import (
     AGREES,
     DIFFERS,
@@ -17,7 +18,6 @@ from milepost_consensus.submissions import (
     UPHELD,
     Accusation,
     Submission,
-    get_interval_count,
 )
 from milepost_consensus.verdicts import (
     ANCHORED_ONLY,

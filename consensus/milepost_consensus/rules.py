@@ -27,7 +27,8 @@ from milepost_consensus.params import (
 )
 from milepost_consensus.standings import owes_reveal
 from milepost_consensus.state import LedgerState, SetChange
-from milepost_consensus.submissions import ANCHORED, SEEDING, Submission, Tx
+from milepost_consensus.submissions import ANCHORED, SEEDING, Submission
+from milepost_consensus.transactions import Tx
 
 HEADER_BYTES: Final = 1_024
 """Room for the header and framing in a block's byte limit."""

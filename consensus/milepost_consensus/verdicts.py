@@ -6,7 +6,7 @@ from math import comb
 from typing import Final, NamedTuple
 
 from milepost_consensus.encoding import Uint, Wire
-from milepost_consensus.submissions import CLASS, EXACT, ROUNDED
+from milepost_consensus.payloads import CLASS, EXACT, ROUNDED
 
 VALID: Final = "VALID"
 INVALID: Final = "INVALID"

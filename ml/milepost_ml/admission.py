@@ -20,7 +20,7 @@ from typing import Final
 
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_STEP_US
-from milepost_consensus.submissions import Submit, validate_submit
+from milepost_consensus.payloads import Submit, validate_submit
 from milepost_ml.commitments import compute_commitments, join_few
 from milepost_ml.digests import split_state
 from milepost_ml.errors import InvalidRecord

@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.merkle import compute_root
-from milepost_consensus.submissions import compute_state_digest
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.errors import InvalidRecord
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost_consensus.submissions import compute_step_digest
+from milepost_consensus.step_digests import compute_step_digest
 from milepost_ml.digests import MODEL_PREFIX, NUMPY_CODES, compute_record_digests
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import (

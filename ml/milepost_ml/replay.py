@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
 from milepost_consensus.merkle import compute_path, compute_root
-from milepost_consensus.submissions import Submit, compute_step_digest
+from milepost_consensus.payloads import Submit
+from milepost_consensus.step_digests import compute_step_digest
 from milepost_ml.digests import compute_snapshot_digest, compute_work_digest
 from milepost_ml.distance import MAX_DISTANCE_PPM, compute_distance_ppm
 from milepost_ml.errors import InvalidRecord

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from milepost_consensus.submissions import CLASS, compute_state_digest
+from milepost_consensus.payloads import CLASS
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX, compute_batch_digest
 from milepost_ml.distance import compute_distances
 from milepost_ml.errors import RecordingError

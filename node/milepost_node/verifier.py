@@ -16,17 +16,9 @@ from typing import Final
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import VERIFIER
+from milepost_consensus.payloads import Attest, Hold, PanelVote, Witness, get_interval_steps
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
-    Accusation,
-    Attest,
-    Duty,
-    Hold,
-    PanelVote,
-    Submission,
-    Witness,
-    get_interval_steps,
-)
+from milepost_consensus.submissions import Accusation, Duty, Submission
 from milepost_ml.errors import MilepostMLError
 from milepost_node.answers import Answers, Key, Payload
 from milepost_node.behaviours import Behaviour, compute_false_digest

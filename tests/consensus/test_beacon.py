@@ -14,9 +14,9 @@ from milepost_consensus.beacon import Onion, compute_link, compute_mix, compute_
 from milepost_consensus.election import compute_seed
 from milepost_consensus.errors import InvalidBlock, InvalidInput
 from milepost_consensus.params import BLOCK_HASH, Params
+from milepost_consensus.payloads import Hold, OnionRefresh
 from milepost_consensus.rules import build_block, check_tx, get_proposer, owes, validate_block
 from milepost_consensus.standings import Standing, is_mixed, make_standing, peel
-from milepost_consensus.submissions import Hold, OnionRefresh
 from tests.support.ledger import Ledger, make_genesis, make_hash, make_record, make_signer
 from tests.support.validators import LINKS, make_onion
 

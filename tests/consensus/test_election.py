@@ -18,7 +18,7 @@ from milepost_consensus.election import (
     elect,
 )
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import get_interval_steps
+from milepost_consensus.payloads import get_interval_steps
 from tests.support.ledger import make_hash, make_record
 
 VERIFIERS = [make_hash("verifier", i) for i in range(12)]

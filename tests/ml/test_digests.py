@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.merkle import compute_root
-from milepost_consensus.submissions import compute_state_digest
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.digests import (
     compute_batch_digest,
     compute_content_digest,

@@ -17,7 +17,7 @@ from torch import nn
 
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
 from milepost_consensus.merkle import compute_root, verify_path
-from milepost_consensus.submissions import Submit
+from milepost_consensus.payloads import Submit
 from milepost_ml.admission import build_submit, validate_record
 from milepost_ml.digests import compute_snapshot_digest, compute_work_digest
 from milepost_ml.distance import MAX_DISTANCE_PPM
@@ -539,7 +539,7 @@ def test_commitments_are_read_without_the_framework(tmp_path: Path) -> None:
     state.write_bytes(msgspec.msgpack.encode(submit))
     code = (
         "import sys, msgspec; from pathlib import Path\n"
-        "from milepost_consensus.submissions import Submit\n"
+        "from milepost_consensus.payloads import Submit\n"
         "from milepost_ml.files import FolderFiles\n"
         "from milepost_ml.replay import get_step_commitment\n"
         "submit = msgspec.msgpack.decode(Path(sys.argv[2]).read_bytes(), type=Submit)\n"

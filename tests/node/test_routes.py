@@ -18,8 +18,9 @@ from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.keyguard import Signing
 from milepost_consensus.members import Genesis
+from milepost_consensus.payloads import Hold
 from milepost_consensus.problems import PROBLEMS
-from milepost_consensus.submissions import Hold, make_tx
+from milepost_consensus.transactions import make_tx
 from milepost_consensus.verdicts import VALID
 from milepost_consensus.views import from_view
 from milepost_node.errors import InvalidRequest

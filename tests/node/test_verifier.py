@@ -14,18 +14,10 @@ from msgspec.structs import replace
 
 from milepost_consensus.crypto import ZERO_DIGEST, Ed25519Signer
 from milepost_consensus.members import VALIDATOR, Genesis
+from milepost_consensus.payloads import Attest, Hold, PanelVote, Submit, Witness
 from milepost_consensus.rules import check_tx
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
-    Attest,
-    Hold,
-    PanelVote,
-    Payload,
-    Submit,
-    Tx,
-    Witness,
-    decode_payload,
-)
+from milepost_consensus.transactions import Payload, Tx, decode_payload
 from milepost_node.answers import Answers
 from milepost_node.behaviours import BEHAVIOURS, compute_false_digest
 from milepost_node.blobs import BlobStore, store_bytes

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import encode
 from milepost_consensus.merkle import verify_path
-from milepost_consensus.submissions import Submit, get_interval_steps
+from milepost_consensus.payloads import Submit, get_interval_steps
 from milepost_ml.admission import build_submit
 from milepost_ml.files import build_manifest, encode_manifest
 from milepost_node.blobs import BlobStore, store_bytes

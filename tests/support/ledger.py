@@ -17,23 +17,20 @@ from milepost_consensus.encoding import W, decode, encode
 from milepost_consensus.members import SUBMITTER, VALIDATOR, VERIFIER, Genesis, Member
 from milepost_consensus.merkle import compute_path, compute_root
 from milepost_consensus.params import Params
-from milepost_consensus.rules import build_block, get_proposer, owes, validate_block
-from milepost_consensus.state import LedgerState, apply_entries, make_initial_state
-from milepost_consensus.submissions import (
+from milepost_consensus.payloads import (
     Attest,
-    Duty,
     Hold,
     PanelVote,
-    Payload,
-    Submission,
     Submit,
-    Tx,
     Witness,
-    compute_state_digest,
     compute_submission_id,
     get_interval_steps,
-    make_tx,
 )
+from milepost_consensus.rules import build_block, get_proposer, owes, validate_block
+from milepost_consensus.state import LedgerState, apply_entries, make_initial_state
+from milepost_consensus.step_digests import compute_state_digest
+from milepost_consensus.submissions import Duty, Submission
+from milepost_consensus.transactions import Payload, Tx, make_tx
 from milepost_consensus.verdicts import Verdict
 from tests.support.validators import LINKS, make_onion
 

@@ -14,7 +14,8 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.flagging import compute_flags, compute_log2
 from milepost_consensus.members import compute_network_id
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import Hold, compute_tx_id, make_tx
+from milepost_consensus.payloads import Hold
+from milepost_consensus.transactions import compute_tx_id, make_tx
 from milepost_consensus.views import to_view
 from tests.reference import training
 from tests.reference.cases import make_cases

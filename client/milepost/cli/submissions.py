@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from milepost.cli import output
-from milepost_consensus.submissions import CLASS
+from milepost_consensus.payloads import CLASS
 from milepost_consensus.verdicts import PROFILE_MEANINGS
 
 PHASES = {
