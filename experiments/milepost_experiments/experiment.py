@@ -29,6 +29,8 @@ class Cell:
     """What it is about, as JSON can hold it."""
     needs: tuple[str, ...] = ()
     """Keys of cells whose rows it gets; they are computed before."""
+    settings: tuple[str, ...] | None = None
+    """The settings that decide its rows; None for all.  A change of others leaves it done."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import Final
 from milepost.errors import WrongUsage
 from milepost_experiments.experiment import Experiment
 
-EXPERIMENTS: Final[dict[str, str]] = {}
+EXPERIMENTS: Final[dict[str, str]] = {
+    "malicious-nodes": "milepost_experiments.malicious_nodes",
+}
 """The module of each experiment, which holds it as `EXPERIMENT`."""
 
 

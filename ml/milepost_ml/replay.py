@@ -187,8 +187,9 @@ def retrace_interval(
 ) -> Retraced:
     """Train an interval of a submission again from its snapshot, up to the first step that differs.
 
-    One step refutes a record: what a verifier trained beyond it would be wasted.  `verifier` keys the work digest over the state after `work_step`.  Raises InvalidRecord where
-    the files are not what was submitted; a record that contradicts itself does not raise.
+    One step refutes a record: what a verifier trained beyond it would be wasted.  `verifier` keys
+    the work digest over the state after `work_step`.  Raises InvalidRecord where the files are not
+    what was submitted; a record that contradicts itself does not raise.
     """
     opened = _open_interval(submit, files, interval)
     return _retrace(opened, verifier=verifier, work_step=work_step, to_end=False)
@@ -197,7 +198,8 @@ def retrace_interval(
 def retrace_recorded(folder: Path, interval: int) -> Retraced:
     """Train a whole interval of a run folder again, before or after it is submitted.
 
-    It goes on behind a step that differs, to say how far apart that leads.  Raises InvalidRecord for files that do not fit together.
+    It goes on behind a step that differs, to say how far apart that leads.  Raises InvalidRecord
+    for files that do not fit together.
     """
     files = FolderFiles(folder)
     _, recipe = read_recipe(files)
