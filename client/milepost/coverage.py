@@ -6,7 +6,7 @@ from math import comb
 from typing import Any, Final, NamedTuple
 
 from milepost_consensus.members import compute_fault_limit
-from milepost_consensus.verdicts import Miss, Verdict, compute_coverage
+from milepost_consensus.verdicts import Miss, Verdict
 
 _MILLION: Final = 1_000_000
 
@@ -64,7 +64,7 @@ def get_coverage(verdict: Verdict, *, quorum: int) -> Coverage:
         retrainings=sum(result.assigned for result in verdict.retraced),
         smallest=min((result.agreed + result.differed for result in answered), default=0),
         quorum=quorum,
-        misses=compute_coverage(verdict).misses,
+        misses=verdict.coverage,
     )
 
 

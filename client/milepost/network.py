@@ -126,10 +126,12 @@ def make_local_params(*, liars: int, rule: str = RULES[0]) -> Params:
     """The constants of a network on one machine, some of whose nodes are told to lie.
 
     A node that was stopped holds a verdict up for about a minute.  Every interval goes to one more
-    verifier than there are liars: what a demonstration shows then does not hang on the draw.
+    verifier than there are liars: what a demonstration shows then does not hang on the draw.  Rule
+    majority checks half of the intervals, as in the Diffusion paper.
     """
     return Params(
         rule=rule,
+        audit_permille=500 if rule == "majority" else 1_000,
         auditors=min(liars + 1, MAX_AUDITORS),
         attest_window=60,
         idle_block_ms=500,

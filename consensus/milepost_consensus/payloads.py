@@ -37,6 +37,8 @@ CLASS: Final = "class"
 PROFILES: Final = (EXACT, ROUNDED, CLASS)
 """Arithmetic profiles that this release can retrain, the strongest first."""
 
+LOSS_BYTES: Final = 4
+
 
 class Submit(Wire, frozen=True):
     """The submitter's statement that a record yields a model.
@@ -44,7 +46,7 @@ class Submit(Wire, frozen=True):
     `change_scores` are the absolute change of each interval in units of 2^-24 and `rate_sums` the
     sum of its learning rates in units of 10^-9, both exact integers that every holder recomputes.
     The last snapshot is opened into `model_digest` and `optimizer_digest`, so that the model's own
-    digest is bound to the chain.
+    digest is bound to the chain; the first one likewise, so that it can be another model's last.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Submit(Wire, frozen=True):
     step_roots: tuple[bytes, ...]
     change_scores: tuple[Uint, ...]
     rate_sums: tuple[Uint, ...]
+    initial_model_digest: bytes
+    initial_optimizer_digest: bytes
     model_digest: bytes
     optimizer_digest: bytes
     manifest: bytes
@@ -70,6 +74,26 @@ class Submit(Wire, frozen=True):
     size_bytes: Uint
     step_us: Uint
     """Declared cost of one step in microseconds; stretches the retracing window, capped."""
+    registration: bytes = b""
+    """The registration whose seed the run used; empty for a run that was not registered."""
+    parent: bytes = b""
+    """The submission whose model the run started from; empty if it started from none."""
+
+
+class Register(Wire, frozen=True):
+    """The submitter's statement, before a run, of what will be trained on what.
+
+    The seed of the run comes from the beacon afterwards, so it cannot be the submitter's choice.
+    """
+
+    recipe: bytes
+    """Digest of the recipe without its seed."""
+    dataset_root: bytes
+    records: Uint
+    parent: bytes
+    """The submission whose model the run will start from, or empty."""
+    attempt: Uint
+    """How many registrations the sender made before this one."""
 
 
 class Hold(Wire, frozen=True):
@@ -82,8 +106,8 @@ class Attest(Wire, frozen=True):
     """The sender retrained the interval.
 
     Under rule witness `agrees` is always 1 and a difference is a Witness instead; under rule
-    majority it is the vote.  `work_digest` is keyed to the verifier and covers the bytes of the
-    state after step `work_step`, which only somebody who retrained has seen.
+    majority it is the vote.  `work_digest` is keyed to the verifier and covers the gradient of step
+    `work_step`, which only somebody who retrained has seen.
     """
 
     submission: bytes
@@ -111,6 +135,25 @@ class Witness(Wire, frozen=True):
     pre_state: bytes
     recomputed: bytes
     distance_ppm: Uint
+
+
+class WorkRefutation(Wire, frozen=True):
+    """The sender shows that a verifier's work digest is not that of the step it names.
+
+    The parts of the committed step digest, with its inclusion path; `gradient` is the content
+    digest g of the gradient, of which the record holds a digest only.
+    """
+
+    submission: bytes
+    interval: Uint
+    verifier: bytes
+    gradient: bytes
+    pre: bytes
+    batch: bytes
+    loss: bytes
+    """Four bytes: float32, little-endian."""
+    post: bytes
+    path: tuple[bytes, ...]
 
 
 class PanelVote(Wire, frozen=True):
@@ -159,6 +202,11 @@ class OnionRefresh(Wire, frozen=True):
 def compute_submission_id(sender: bytes, submit: Submit, network: bytes) -> bytes:
     """The identity of a submission: who says what.  Saying it twice is the same submission."""
     return compute_digest("submission", sender + encode(submit), network)
+
+
+def compute_registration_id(sender: bytes, register: Register, network: bytes) -> bytes:
+    """The identity of a registration.  Its attempt makes the same content another one."""
+    return compute_digest("registration", sender + encode(register), network)
 
 
 def get_interval_count(submit: Submit) -> int:
@@ -224,6 +272,8 @@ def validate_submit(submit: Submit) -> None:
             (
                 submit.recipe,
                 submit.dataset_root,
+                submit.initial_model_digest,
+                submit.initial_optimizer_digest,
                 submit.model_digest,
                 submit.optimizer_digest,
                 submit.manifest,
@@ -232,9 +282,17 @@ def validate_submit(submit: Submit) -> None:
     ):
         for value in digests:
             validate_digest(name, value)
+    _validate_reference("registration", submit.registration)
+    _validate_reference("parent", submit.parent)
     for name, values in (("change_scores", submit.change_scores), ("rate_sums", submit.rate_sums)):
         for number in values:
             validate_uint(name, number)
+    initial = compute_state_digest(0, submit.initial_model_digest, submit.initial_optimizer_digest)
+    if initial != submit.snapshots[0]:
+        raise InvalidTransaction(
+            "initial_model_digest and initial_optimizer_digest do not open the first snapshot",
+            slug="bad-record",
+        )
     final = compute_state_digest(submit.steps, submit.model_digest, submit.optimizer_digest)
     if final != submit.snapshots[-1]:
         raise InvalidTransaction(
@@ -249,3 +307,26 @@ def validate_witness(witness: Witness) -> None:
         validate_digest("witness digest", value)
     if witness.recomputed == witness.leaf:
         raise InvalidTransaction("the witness agrees with the committed step")
+
+
+def validate_register(register: Register) -> None:
+    """Raises InvalidInput unless a registration is well formed in itself."""
+    validate_digest("recipe", register.recipe)
+    validate_digest("dataset_root", register.dataset_root)
+    validate_uint("records", register.records, low=1, high=MAX_RECORDS)
+    _validate_reference("parent", register.parent)
+
+
+def validate_work_refutation(refutation: WorkRefutation) -> None:
+    """Raises InvalidInput unless a refutation is well formed in itself."""
+    validate_uint("path length", len(refutation.path), high=MAX_PATH)
+    for value in (refutation.gradient, refutation.pre, refutation.batch, refutation.post):
+        validate_digest("part of the step", value)
+    if len(refutation.loss) != LOSS_BYTES:
+        raise InvalidTransaction(f"a loss of {len(refutation.loss)} bytes; it has {LOSS_BYTES}")
+
+
+def _validate_reference(name: str, value: bytes) -> None:
+    """An id, or nothing."""
+    if value:
+        validate_digest(name, value)

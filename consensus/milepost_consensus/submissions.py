@@ -24,6 +24,8 @@ OPEN: Final = ""
 AGREES: Final = "agrees"
 DIFFERS: Final = "differs"
 MISSED: Final = "missed"
+LAZY: Final = "lazy"
+"""Agreement whose work digest was refuted: the interval was not retrained."""
 UPHELD: Final = "upheld"
 REFUTED: Final = "refuted"
 UNSETTLED: Final = "unsettled"
@@ -38,9 +40,11 @@ class Duty(Wire, frozen=True):
     flagged: Uint
     """1 for a sub-quorum of a flagged interval, 0 for an audit."""
     work_step: Uint
-    """The step whose state the work digest must cover, drawn by the seed."""
+    """The step whose gradient the work digest must cover, drawn by the seed."""
     answer: str = ""
-    """"" (open), "agrees", "differs" or "missed"."""
+    """"" (open), "agrees", "differs", "missed" or "lazy"."""
+    work_digest: bytes = b""
+    """Of an answer that agrees."""
     distance_ppm: Uint = 0
     height: Uint = 0
     """Where the answer stands."""
@@ -89,3 +93,5 @@ class Submission(Wire, frozen=True):
     duties: tuple[Duty, ...] = ()
     accusations: tuple[Accusation, ...] = ()
     extensions: Uint = 0
+    registrations: Uint = 0
+    """How many registrations the sender had made when this was anchored; 0 without one."""

@@ -14,28 +14,34 @@ from milepost_consensus.payloads import (
     MemberUpdate,
     OnionRefresh,
     PanelVote,
+    Register,
     Submit,
     Witness,
+    WorkRefutation,
 )
 
+REGISTER: Final = "register"
 SUBMIT: Final = "submit"
 HOLD: Final = "hold"
 ATTEST: Final = "attest"
 WITNESS: Final = "witness"
+REFUTE_WORK: Final = "refute-work"
 PANEL_VOTE: Final = "panel-vote"
 EVIDENCE: Final = "evidence"
 MEMBER_UPDATE: Final = "member-update"
 ONION_REFRESH: Final = "onion-refresh"
 
-Answer = Hold | Attest | Witness | PanelVote
+Answer = Hold | Attest | Witness | WorkRefutation | PanelVote
 """What is said about a submission on the chain."""
 Governance = Evidence | MemberUpdate | OnionRefresh
-Payload = Submit | Answer | Governance
+Payload = Register | Submit | Answer | Governance
 PAYLOADS: Final[dict[str, type[Payload]]] = {
+    REGISTER: Register,
     SUBMIT: Submit,
     HOLD: Hold,
     ATTEST: Attest,
     WITNESS: Witness,
+    REFUTE_WORK: WorkRefutation,
     PANEL_VOTE: PanelVote,
     EVIDENCE: Evidence,
     MEMBER_UPDATE: MemberUpdate,

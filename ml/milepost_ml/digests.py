@@ -142,15 +142,6 @@ def compute_snapshot_digest(step: int, tensors: Mapping[str, Array]) -> bytes:
     )
 
 
-def compute_work_digest(verifier: bytes, tensors: Mapping[str, Array]) -> bytes:
-    """BLAKE3 keyed to one verifier over all content of a state: only who has the state has it."""
-    hasher = blake3(key=compute_digest("work", verifier))
-    for part in split_state(tensors):
-        for piece in iterate_content(part):
-            hasher.update(piece)
-    return hasher.digest()
-
-
 def compute_record_digests(
     data: Mapping[str, Array], indices: Sequence[int] | None = None
 ) -> list[bytes]:

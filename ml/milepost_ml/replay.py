@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
 from milepost_consensus.merkle import compute_path, compute_root
 from milepost_consensus.payloads import Submit
-from milepost_consensus.step_digests import compute_step_digest
-from milepost_ml.digests import compute_snapshot_digest, compute_work_digest
+from milepost_consensus.step_digests import (
+    compute_gradient_commitment,
+    compute_step_digest,
+    compute_work_digest,
+)
+from milepost_ml.digests import compute_snapshot_digest
 from milepost_ml.distance import MAX_DISTANCE_PPM, compute_distance_ppm
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA, FolderFiles, RecordFiles, get_snapshot_name, get_steps_name
@@ -63,7 +67,7 @@ class Retraced(NamedTuple):
     part: str
     """The first part of the step that differs: batch, gradient, loss, state, or failed."""
     work_digest: bytes
-    """Keyed to the verifier, over the retrained state after `work_step`; zero if none was got."""
+    """Keyed to the verifier, over the gradient of `work_step`; zero if none was got."""
     distance_ppm: int
     """From the retrained end to the submitted end, in 10^-6 of the interval's movement; 0 where
     retracing stopped at the step that differs."""
@@ -161,6 +165,8 @@ class _Outcome(NamedTuple):
     """One step done again."""
 
     digest: bytes
+    gradient: bytes
+    """Its content digest; empty where the step failed."""
     post: bytes
     part: str
 
@@ -172,14 +178,16 @@ def _repeat_step(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
     try:
         result = stepper.run_step()
     except StepFailed as failure:
-        return _Outcome(compute_digest("step-failed", pre + failure.batch), b"", FAILED)
+        return _Outcome(compute_digest("step-failed", pre + failure.batch), b"", b"", FAILED)
     parts = ("batch", "gradient", "loss", "state")
-    pairs = zip(parts, result, row, strict=True)
-    part = next((name for name, mine, theirs in pairs if mine != theirs), AGREES)
-    digest = compute_step_digest(
-        pre=pre, batch=result.batch, gradient=result.gradient, loss=result.loss, post=result.post
+    mine = StepCommitment(
+        result.batch, compute_gradient_commitment(result.gradient), result.loss, result.post
     )
-    return _Outcome(digest, result.post, part)
+    differing = (name for name, got, said in zip(parts, mine, row, strict=True) if got != said)
+    digest = compute_step_digest(
+        pre=pre, batch=mine.batch, gradient=mine.gradient, loss=mine.loss, post=mine.post
+    )
+    return _Outcome(digest, result.gradient, result.post, next(differing, AGREES))
 
 
 def retrace_interval(
@@ -188,7 +196,7 @@ def retrace_interval(
     """Train an interval of a submission again from its snapshot, up to the first step that differs.
 
     One step refutes a record: what a verifier trained beyond it would be wasted.  `verifier` keys
-    the work digest over the state after `work_step`.  Raises InvalidRecord where the files are not
+    the work digest over the gradient of `work_step`.  Raises InvalidRecord where the files are not
     what was submitted; a record that contradicts itself does not raise.
     """
     opened = _open_interval(submit, files, interval)
@@ -228,7 +236,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool
             break
         pre = outcome.post
         if step == work_step:
-            work = compute_work_digest(verifier, stepper.get_state())
+            work = compute_work_digest(verifier, outcome.gradient)
     else:
         distance = compute_distance_ppm(
             stepper.get_parameters(),

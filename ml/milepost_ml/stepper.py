@@ -54,6 +54,7 @@ class StepResult(NamedTuple):
 
     batch: bytes
     gradient: bytes
+    """The content digest itself; a record holds a digest of it."""
     loss: bytes
     post: bytes
 

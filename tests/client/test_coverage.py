@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from milepost.coverage import Coverage, describe_gaps, get_coverage, percent
-from milepost_consensus.verdicts import IntervalResult, Miss, Verdict, compute_miss_ppm
+from milepost_consensus.audits import compute_miss_ppm
+from milepost_consensus.verdicts import IntervalResult, Miss, Verdict
 
 
 def make_coverage(*, intervals: int = 20, retraced: int = 5, smallest: int = 1) -> Coverage:
@@ -89,6 +90,10 @@ def test_a_duty_that_nobody_answered_covers_nothing() -> None:
         seed=bytes(32),
         anchored_height=1,
         height=2,
+        registration=b"",
+        parent=b"",
+        registrations=0,
+        coverage=(Miss(1, 1_000_000), Miss(2, 1_000_000)),
     )
     coverage = get_coverage(verdict, quorum=7)
     assert (coverage.retraced, coverage.flagged, coverage.retrainings) == (2, 1, 8)

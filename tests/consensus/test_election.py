@@ -203,7 +203,7 @@ def test_the_papers_parameters_give_ten_groups_of_five() -> None:
         submit=make_record(intervals=20).submit,
         eligible=verifiers,
         flagged=(3, 9),
-        params=Params(rule="majority", quorum_size=50),
+        params=Params(rule="majority", audit_permille=500, quorum_size=50),
     )
     groups = Counter(duty.interval for duty in election.duties)
     assert len(groups) == 10
@@ -222,7 +222,7 @@ def test_sub_quorums_are_disjoint_as_long_as_the_quorum_lasts() -> None:
     assert not set(get_holders(election, 2)) & set(get_holders(election, 5))
 
 
-def test_work_steps_lie_in_the_interval_and_never_at_its_published_end() -> None:
+def test_work_steps_are_any_of_the_second_half_of_the_interval() -> None:
     submit = make_record(intervals=5, steps_per_interval=4, cut=3).submit
     seen: dict[int, set[int]] = {}
     for interval in range(5):
@@ -230,9 +230,17 @@ def test_work_steps_lie_in_the_interval_and_never_at_its_published_end() -> None
             step = compute_work_step(make_hash(i), submit, interval, VERIFIERS[0])
             seen.setdefault(interval, set()).add(step)
     for interval in range(4):
-        assert seen[interval] == set(get_interval_steps(submit, interval)[:-1])
-    # The last interval has one step only, whose end is the model itself.
-    assert seen[4] == {16}
+        assert seen[interval] == set(get_interval_steps(submit, interval)[2:])
+    assert seen[4] == {16}  # it has one step only
+
+
+def test_an_extension_draws_other_work_steps() -> None:
+    submit = make_record(intervals=1, steps_per_interval=1_000).submit
+    steps = {
+        compute_work_step(make_hash("seed"), submit, 0, VERIFIERS[0], extension=extension)
+        for extension in range(4)
+    }
+    assert len(steps) == 4
 
 
 def test_verifiers_of_one_interval_have_different_work_steps() -> None:

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from milepost_consensus import rules
 from milepost_consensus.blocks import Block, compute_tx_root
-from milepost_consensus.draft import MAX_VALID_AHEAD
 from milepost_consensus.encoding import encode
+from milepost_consensus.envelopes import MAX_VALID_AHEAD
 from milepost_consensus.errors import InvalidBlock, InvalidInput, InvalidSignature
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import Attest, Hold, PanelVote, Witness

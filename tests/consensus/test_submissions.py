@@ -176,8 +176,9 @@ def test_state_and_step_digests_are_the_documented_concatenations() -> None:
 
 
 def test_payload_types_are_told_apart_by_kind_only_once() -> None:
-    answers = {"hold", "attest", "witness", "panel-vote"}
-    assert set(PAYLOADS) == {"submit", "evidence", "member-update", "onion-refresh"} | answers
+    answers = {"hold", "attest", "witness", "refute-work", "panel-vote"}
+    governance = {"evidence", "member-update", "onion-refresh"}
+    assert set(PAYLOADS) == {"register", "submit"} | answers | governance
     assert len(set(PAYLOADS.values())) == len(PAYLOADS)
     assert PAYLOADS["submit"] is Submit
     assert PAYLOADS["witness"] is Witness

@@ -18,8 +18,9 @@ from torch import nn
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
 from milepost_consensus.merkle import compute_root, verify_path
 from milepost_consensus.payloads import Submit
+from milepost_consensus.step_digests import compute_work_digest
 from milepost_ml.admission import build_submit, validate_record
-from milepost_ml.digests import compute_snapshot_digest, compute_work_digest
+from milepost_ml.digests import compute_snapshot_digest
 from milepost_ml.distance import MAX_DISTANCE_PPM
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import (
@@ -159,15 +160,13 @@ def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
     assert not np.array_equal(last["model.second.weight"], first["model.second.weight"])
 
 
-def test_the_work_digest_needs_the_state_after_the_drawn_step(tmp_path: Path) -> None:
+def test_the_work_digest_needs_the_gradient_of_the_drawn_step(tmp_path: Path) -> None:
     folder = record(tmp_path)
     _, recipe = read_recipe(FolderFiles(folder))
     stepper = Stepper(recipe, folder / DATA)
     stepper.load(5, read_tensors(folder / get_snapshot_name(1)))
-    digests = []
-    for _ in range(5):
-        stepper.run_step()
-        digests.append(compute_work_digest(VERIFIER, stepper.get_state()))
+    gradients = [stepper.run_step().gradient for _ in range(5)]
+    digests = [compute_work_digest(VERIFIER, gradient) for gradient in gradients]
     assert [retrace(folder, 1, step).work_digest for step in range(5, 10)] == digests
     assert len(set(digests)) == 5
 
@@ -329,6 +328,8 @@ def submit_by_hand(folder: Path) -> Submit:
         steps_per_interval=recipe.steps_per_interval,
         change_scores=(0,) * recipe.intervals,
         rate_sums=(0,) * recipe.intervals,
+        initial_model_digest=bytes(32),
+        initial_optimizer_digest=bytes(32),
         model_digest=bytes(32),
         optimizer_digest=bytes(32),
         manifest=bytes(32),

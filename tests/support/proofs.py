@@ -49,7 +49,7 @@ def make_model_record(tensors: Tensors, name: str = "run", *, intervals: int = 6
 
 
 def replace_submit(record: Record, submit: object) -> Record:
-    return Record(submit, record.leaves)  # type: ignore[arg-type]
+    return Record(submit, record.leaves, record.rows)  # type: ignore[arg-type]
 
 
 def certify(ledger: Ledger) -> tuple[Header, Certificate]:

@@ -71,8 +71,9 @@ def make_elections() -> Any:
         ("fewer verifiers than a sub-quorum", 3, 5, (2,), Params()),
         ("two auditors each", 9, 6, (), Params(auditors=2)),
         ("only the ends", 9, 6, (), Params(auditors=0)),
-        ("majority", 12, 10, (4,), Params(rule="majority", quorum_size=10)),
-        ("majority, small quorum", 3, 10, (4, 5), Params(rule="majority")),
+        ("half of the intervals", 9, 12, (2,), Params(audit_permille=500, auditors=2)),
+        ("majority", 12, 10, (4,), Params(rule="majority", audit_permille=500, quorum_size=10)),
+        ("majority, small quorum", 3, 10, (4, 5), Params(rule="majority", audit_permille=500)),
     ):
         submit = make_record(name, intervals=intervals, cut=1).submit
         result = elect(
