@@ -137,40 +137,62 @@ def describe(config: Config, tables: Tables) -> str:
         for row in runs
     )
     singles = sum(row["kind"] == SINGLE for row in runs)
-    return f"""
-Models that the network judged rightly, while a share of its nodes lies: *ordered* liars vouch for what is false,
-*chaotic* ones say the opposite of what they found. An UNDECIDED verdict counts as wrong.
+    return _PAGE.format(
+        runs=len(runs),
+        share=f"{float(config['poison_share']):.0%}",
+        seeds=config["seeds"],
+        agreement=f"{len(known) - len(outside)} of {len(known)}",
+        outside=_name(outside),
+        nodes=config["majority_nodes"],
+        quorum=config["majority_quorum"],
+        audited=f"{float(config['majority_share']):.0%}",
+        size=config["sub_quorum_size"],
+        auditors=config["auditors"],
+        rejected=sum(int(row["false_rejections"]) for row in witness),
+        flagged=f"{flagged} of {singles}",
+        majority_table=_tabulate([row for row in rows if row["rule"] == "majority"]),
+        witness_table=_tabulate([row for row in witness if row["poisoned"] == FIVE]),
+        worst_table=_tabulate([row for row in witness if row["poisoned"] == ONE]),
+        run_table=format_markdown(tables["runs"]),
+    )
 
-What is real: {len(runs)} perceptrons were trained on MNIST and recorded, twenty intervals each, the poisoned ones on images with
-a backdoor trigger ({float(config["poison_share"]):.0%} of each batch) while the record claims the clean data; every
-interval was retraced once by the code that verifiers run, and the network's own state machine then decided every election
-from these answers, with {config["seeds"]} elections for every model and point. Flags are those of the records.
 
-Dashed: exact hypergeometric chances. Bars: 95 % intervals after Clopper and Pearson over models x elections.
-{len(known) - len(outside)} of {len(known)} points with a closed form have it inside their interval{_name(outside)}.
+_PAGE: Final = """
+Models that the network judged rightly while a share of its nodes lies: *ordered* liars vouch for
+what is false, *chaotic* ones say the opposite of what they found. UNDECIDED counts as wrong.
 
-**Rule majority** (the paper's, as its released code: {config["majority_nodes"]} nodes, quorum {config["majority_quorum"]}, half of
-the intervals, one sub-quorum each, a tie rejects). `perfect` flags are exactly the poisoned intervals, `recorded` those of our
-analysis.
+What is real: {runs} perceptrons were trained on MNIST and recorded, twenty intervals each, the
+poisoned ones on images of which {share} carry a backdoor trigger, while the record claims the clean
+data. Every interval was retraced once by the code that verifiers run, and the network's own state
+machine then decided every election from these answers: {seeds} elections for every model and point.
+Flags are those of the records.
 
-{_tabulate([row for row in rows if row["rule"] == "majority"])}
+Dashed: exact hypergeometric chances. Bars: 95 % intervals after Clopper and Pearson over models
+times elections. {agreement} points with a closed form have it inside their interval{outside}.
 
-**Rule witness**, the paper's test set ({config["sub_quorum_size"]} verifiers for a flagged interval, {config["auditors"]} for every
-other one). Clean models rejected: {sum(int(row["false_rejections"]) for row in witness)}.
+**Rule majority**: the paper's, as in its released code ({nodes} nodes, quorum {quorum}, {audited}
+of the intervals, a sub-quorum for each, a tie rejects). `perfect` flags are exactly the poisoned
+intervals, `recorded` those of our analysis.
 
-{_tabulate([row for row in witness if row["poisoned"] == FIVE])}
+{majority_table}
 
-**Rule witness, worst case**: clean models, and as many with one poisoned interval that is flagged ({flagged} of the {singles}
-that were trained are). It passes only if all of its sub-quorum lies.
+**Rule witness**, the paper's test set: {size} verifiers for a flagged interval, {auditors} for
+every other one. Clean models rejected, here and below: {rejected}.
 
-{_tabulate([row for row in witness if row["poisoned"] == ONE])}
+{witness_table}
 
-Cost is what all verifiers trained, for duties and on panels, over the steps of the training; a verifier that finds a difference
-stops there. Panels cost the more the shorter the intervals are: all verifiers recompute one step for each accusation.
+**Rule witness, worst case**: clean models, and as many with one poisoned interval that is flagged
+({flagged} of those that were trained are). It passes only if its whole sub-quorum lies.
 
-The runs:
+{worst_table}
 
-{format_markdown(Table(tuple(runs[0]), runs))}
+Cost is what all verifiers train, for duties and on panels, over the steps of the training. A
+verifier that finds a difference stops there. Panels weigh the more the shorter the intervals are:
+every verifier recomputes one step for each accusation.
+
+The runs, with the intervals that were poisoned, that retracing refuted, and that are flagged:
+
+{run_table}
 """
 
 

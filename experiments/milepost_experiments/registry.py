@@ -11,6 +11,7 @@ from milepost_experiments.experiment import Experiment
 
 EXPERIMENTS: Final[dict[str, str]] = {
     "malicious-nodes": "milepost_experiments.malicious_nodes",
+    "verification-cost": "milepost_experiments.verification_cost",
 }
 """The module of each experiment, which holds it as `EXPERIMENT`."""
 
