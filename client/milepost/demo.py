@@ -82,7 +82,7 @@ class Account(NamedTuple):
             "differences": list(self.differences),
             "folder": str(self.folder),
             "nodes": [
-                {"name": home.name, "url": home.url, "behaviour": home.malicious or "honest"}
+                {"name": home.name, "url": home.url, "behaviour": home.behaviour or "honest"}
                 for home in self.homes
             ],
             "runs": [run.to_view() for run in self.runs],

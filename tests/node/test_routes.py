@@ -75,7 +75,7 @@ async def test_status_and_genesis(cluster: Cluster, client: httpx.AsyncClient) -
     status = (await client.get("/v1/status")).json()
     assert status.keys() == {
         *("network", "network_id", "node", "key", "height", "block_id", "syncing", "peers"),
-        *("peers_reachable", "mempool", "version", "malicious", "device_classes"),
+        *("peers_reachable", "mempool", "version", "behaviour", "device_classes"),
         *("signing", "key_in_use"),
     }
     assert (status["node"], status["network"], status["height"]) == ("node-0", "test", 0)

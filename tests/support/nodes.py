@@ -220,7 +220,8 @@ def write_home(
     key.write_text(hashlib.sha256(name.encode()).hexdigest() + "\n")
     key.chmod(0o600)
     (home / "node.toml").write_text(
-        f'host = "127.0.0.1"\nport = {port}\nname = "{name}"\nmalicious = "{malicious}"\n'
+        f'host = "127.0.0.1"\nport = {port}\nname = "{name}"\n'
+        f'behaviour = "{malicious}"\nbehaviour_network = "{genesis.network}"\n'
     )
     return home
 
