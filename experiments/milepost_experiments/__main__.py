@@ -138,9 +138,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _list_behaviours(options: argparse.Namespace) -> int:
-    from milepost_node.behaviours import BEHAVIOURS
+    from milepost_node.behaviours.builtin import BEHAVIOURS
 
-    output.print_table(("behaviour",), [(name or "(honest)",) for name in BEHAVIOURS])
+    rows = [(name, each.summary) for name, each in BEHAVIOURS.items()]
+    output.print_table(("behaviour", "what it does"), rows)
     return exits.YES
 
 

@@ -45,7 +45,13 @@ from milepost_experiments.points import (
     make_row,
     summarise,
 )
+from milepost_experiments.real_network import judge_runs
+from milepost_node.behaviours.builtin import BEHAVIOURS
 
+REPLAY: Final = "replay"
+"""Elections by the state machine in memory, answers from what retracing found once."""
+FULL: Final = "full"
+"""Real node processes, each of which retrains what it is dealt."""
 MAJORITY: Final = "majority"
 WITNESS: Final = "witness"
 PAPER: Final[Mapping[tuple[str, float], float]] = {
@@ -62,7 +68,7 @@ COLUMNS: Final = (
 RUN_COLUMNS: Final = ("run", "kind", "poisoned", "refuted", "flagged", "accuracy", "backdoor")
 
 _QUICK: Final[Config] = {
-    "fidelity": "replay",
+    "fidelity": REPLAY,
     "seeds": 5,
     "malicious": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5],
     "modes": [ORDERED, CHAOTIC],
@@ -77,6 +83,9 @@ _QUICK: Final[Config] = {
     "poison_share": 0.3,
     "singles": 4,
     "salt": "1",
+    "full_nodes": 7,
+    "full_liars": [2],
+    "full_steps_per_interval": 10,
 }
 _TRAINING: Final = ("steps_per_interval", "poison_share")
 
@@ -92,8 +101,14 @@ class MaliciousNodes:
     }
 
     def plan(self, config: Config) -> Sequence[Cell]:
-        """Runs first, then the points of both rules."""
+        """Runs first, then the points of both rules; or, with fidelity full, real networks."""
         _validate(config)
+        if config["fidelity"] == FULL:
+            return [
+                Cell(f"network-{mode}-{liars}", {"mode": mode, "liars": liars})
+                for mode in config["modes"]
+                for liars in config["full_liars"]
+            ]
         plans = plan_runs(config["singles"])
         runs = [
             Cell(f"run-{plan.name}", {"number": number}, settings=_TRAINING)
@@ -103,7 +118,15 @@ class MaliciousNodes:
         return [*runs, *(_make_point(point, needs) for point in _plan_points(config))]
 
     def run_cell(self, config: Config, cell: Cell, inputs: Inputs) -> list[Row]:
-        """Train a run, or count a point."""
+        """Train a run, count a point, or ask a real network."""
+        if config["fidelity"] == FULL:
+            return judge_runs(
+                nodes=config["full_nodes"],
+                steps_per_interval=config["full_steps_per_interval"],
+                share=config["poison_share"],
+                params=_make_params(config),
+                **cell.parameters,
+            )
         if "number" in cell.parameters:
             plan = plan_runs(config["singles"])[cell.parameters["number"]]
             return make_run(
@@ -122,28 +145,35 @@ class MaliciousNodes:
             if row["kind"] == "count":
                 names = ("rule", "mode", "malicious", "nodes", "liars", "poisoned", "flags")
                 points.setdefault(tuple(row[name] for name in names), []).append(row)
+        results = Table(COLUMNS, [_make_result(config, group) for group in points.values()])
+        if config["fidelity"] == FULL:
+            return {RESULTS: results}
         return {
-            RESULTS: Table(COLUMNS, [_make_result(config, group) for group in points.values()]),
+            RESULTS: results,
             "runs": Table(RUN_COLUMNS, malicious_page.list_runs(config["singles"], rows)),
         }
 
     def draw(self, config: Config, tables: Tables, folder: Path) -> None:
-        malicious_page.draw(tables[RESULTS].rows, folder)
+        draw = malicious_page.draw_full if config["fidelity"] == FULL else malicious_page.draw
+        draw(tables[RESULTS].rows, folder)
 
     def describe(self, config: Config, tables: Tables) -> str:
+        if config["fidelity"] == FULL:
+            return malicious_page.describe_full(config, tables)
         return malicious_page.describe(config, tables)
 
 
 def _validate(config: Config) -> None:
     wrong = []
-    if config["fidelity"] not in ("replay", "full"):
+    if config["fidelity"] not in (REPLAY, FULL):
         wrong.append('fidelity must be "replay" or "full"')
     if not 1 <= config["seeds"] <= 100_000:
         wrong.append("seeds must be between 1 and 100,000")
     if not all(0 <= share <= 0.5 for share in config["malicious"]):
         wrong.append("malicious must be shares between 0 and 0.5: no rule stands beyond")
-    if not set(config["modes"]) <= set(MODES):
-        wrong.append(f"modes must be of {', '.join(MODES)}")
+    known = BEHAVIOURS if config["fidelity"] == FULL else MODES
+    if not set(config["modes"]) <= set(known):
+        wrong.append(f"modes must be of {', '.join(known)}")
     if not all(4 <= nodes <= 1_000 for nodes in config["witness_nodes"]):
         wrong.append("witness_nodes must be between 4 and 1,000")
     if not 1 <= config["majority_quorum"] <= config["majority_nodes"] <= 1_000:
@@ -156,6 +186,10 @@ def _validate(config: Config) -> None:
         wrong.append("singles must be between 0 and 1,000")
     if not (1 <= config["sub_quorum_size"] <= 100 and 0 <= config["auditors"] <= 16):
         wrong.append("sub_quorum_size must be 1 to 100, auditors 0 to 16")
+    if not all(0 <= liars < config["full_nodes"] / 2 for liars in config["full_liars"]):
+        wrong.append("full_liars must be less than half of full_nodes")
+    if not (4 <= config["full_nodes"] <= 64 and 2 <= config["full_steps_per_interval"] <= 10_000):
+        wrong.append("full_nodes must be 4 to 64, full_steps_per_interval 2 to 10,000")
     if wrong:
         raise WrongUsage(f"{'; '.join(wrong)}.", slug="bad-config")
 
@@ -210,21 +244,27 @@ def _count(config: Config, point: Mapping[str, Any], run: Run) -> Row:
             salt=config["salt"],
         )
     else:
-        params = Params(
-            sub_quorum_size=config["sub_quorum_size"],
-            auditors=config["auditors"],
-            max_extensions=config["max_extensions"],
-        )
         count = count_witness(
             run,
             nodes=point["nodes"],
             liars=point["liars"],
             mode=point["mode"],
             seeds=seeds,
-            params=params,
+            params=_make_params(config),
             salt=config["salt"],
         )
     return make_row(run, count, seeds, point)
+
+
+def _make_params(config: Config) -> Params:
+    return Params(
+        sub_quorum_size=config["sub_quorum_size"],
+        auditors=config["auditors"],
+        max_extensions=config["max_extensions"],
+        # These two are for real networks: in memory no window is ever too short.
+        attest_window=120,
+        idle_block_ms=500,
+    )
 
 
 def _make_result(config: Config, rows: Sequence[Row]) -> Row:
@@ -237,7 +277,7 @@ def _make_result(config: Config, rows: Sequence[Row]) -> Row:
         "low": low,
         "high": high,
         "models": summary.models,
-        "seeds": config["seeds"],
+        "seeds": first["seeds"],
         "exact": _compute_exact(config, first),
         "paper": _get_paper(first),
         "false_rejections": summary.false_rejections,

@@ -125,12 +125,48 @@ def _get(rows: Sequence[Row], column: str) -> list[float]:
     return [float(row[column]) for row in rows]
 
 
+def draw_full(rows: Sequence[Row], folder: Path) -> None:
+    """Accuracy of real networks, one point each."""
+    figure, axes = make_figure()
+    names = [f"{row['mode']}\n{row['liars']} of {row['nodes']}" for row in rows]
+    places = [float(number) for number in range(len(rows))]
+    bars = (_get(rows, "accuracy"), _get(rows, "low"), _get(rows, "high"))
+    draw_points(axes, places, *bars, color=BLUE)
+    axes.set_xticks(places, names)
+    axes.set_ylim(0.4, 1.02)
+    label(axes, title="real processes", y="models judged rightly", percent="y")
+    save(figure, folder)
+
+
+def describe_full(config: Config, tables: Tables) -> str:
+    """The page about real networks."""
+    rows = tables[RESULTS].rows
+    return _FULL_PAGE.format(
+        nodes=config["full_nodes"],
+        steps=config["full_steps_per_interval"],
+        table=_tabulate(rows),
+    )
+
+
+_FULL_PAGE: Final = """
+Twenty real training runs, ten of them poisoned, submitted to one real network for each row: {nodes}
+node processes on one machine, of which some are told to lie. Every verifier retrains what it is
+dealt ({steps} steps an interval), the beacon draws who, and every verdict was checked against the
+network's trust file. Keys are drawn anew, so another run of this elects other verifiers. UNDECIDED
+counts as wrong; intervals are 95 % after Clopper and Pearson.
+
+{table}
+"""
+
+
 def describe(config: Config, tables: Tables) -> str:
     """The page."""
     rows, runs = tables[RESULTS].rows, tables["runs"].rows
     witness = [row for row in rows if row["rule"] == "witness"]
     known = [row for row in rows if row["exact"] != ""]
-    outside = [row for row in known if not row["low"] <= row["exact"] <= row["high"]]
+    outside = [
+        row for row in known if not float(row["low"]) <= float(row["exact"]) <= float(row["high"])
+    ]
     flagged = sum(
         row["kind"] == SINGLE
         and set(str(row["poisoned"]).split()) <= set(str(row["flagged"]).split())

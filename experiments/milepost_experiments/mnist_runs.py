@@ -117,7 +117,7 @@ def plan_runs(singles: int) -> list[RunPlan]:
 def make_run(plan: RunPlan, *, steps_per_interval: int, share: float) -> list[Row]:
     """Train, record and retrace a run; rows that `read_run` understands."""
     with tempfile.TemporaryDirectory() as parent:
-        return _retrace(*record_run(plan, Path(parent), steps_per_interval, share))
+        return retrace_run(*record_run(plan, Path(parent), steps_per_interval, share))
 
 
 def record_run(
@@ -206,7 +206,8 @@ def _compute_share(model: torch.nn.Module, images: torch.Tensor, labels: torch.T
         return float((model(images).argmax(1) == labels).float().mean())
 
 
-def _retrace(folder: Path, measured: dict[str, float]) -> list[Row]:
+def retrace_run(folder: Path, measured: dict[str, float]) -> list[Row]:
+    """Retrace every interval of a recorded run; rows that `read_run` understands."""
     from milepost_ml.admission import build_submit
     from milepost_ml.files import FolderFiles
     from milepost_ml.replay import get_step_commitment, retrace_interval
