@@ -63,6 +63,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     job = read_job(options.target, preset=options.preset, overrides=options.overrides)
+    # Settings that make no sense are refused before anything is written.
+    job.experiment.plan(job.config)
     folder = options.out or job.folder
     store = Store(folder, job)
     store.open()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from milepost import bundle, delivery
+from milepost.errors import Refused
 from milepost.network import write_network
 from milepost.processes import LocalNetwork
 from milepost_consensus.params import Params
@@ -73,9 +74,13 @@ def _record(
 
 
 def _follow(run: Run, folder: Path, network: Path) -> Count:
-    done = delivery.submit(folder, network=network, wait=True, timeout_seconds=VERDICT_SECONDS)
-    assert done.proof is not None
-    decided = bundle.read_proof(done.proof).bundle
+    # Submitting again follows what is open; what is decided by then is refused, with its proof.
+    try:
+        delivery.submit(folder, network=network, wait=True, timeout_seconds=VERDICT_SECONDS)
+    except Refused as error:
+        if error.slug != "duplicate":
+            raise
+    decided = bundle.read_proof(folder / delivery.PROOF_FILE).bundle
     outcome = decided.verdict.outcome
     return Count(
         right=int(outcome == (VALID if run.valid else INVALID)),

@@ -320,3 +320,4 @@ def test_settings_that_make_no_sense_are_refused(
     code = main(["run", name, "--out", str(tmp_path / "out"), "--set", change])
     assert code == exits.USAGE
     assert "[bad-config]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
