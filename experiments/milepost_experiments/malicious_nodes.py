@@ -32,7 +32,7 @@ from milepost_experiments.hypergeometric import (
     compute_witness_accuracy,
 )
 from milepost_experiments.intervals import compute_clopper_pearson
-from milepost_experiments.mnist_runs import Run, make_run, plan_runs, read_run
+from milepost_experiments.mnist_runs import Run, make_run, plan_cells, plan_runs, read_runs
 from milepost_experiments.points import (
     FIVE,
     ONE,
@@ -87,7 +87,6 @@ _QUICK: Final[Config] = {
     "full_liars": [2],
     "full_steps_per_interval": 10,
 }
-_TRAINING: Final = ("steps_per_interval", "poison_share")
 
 
 class MaliciousNodes:
@@ -109,11 +108,7 @@ class MaliciousNodes:
                 for mode in config["modes"]
                 for liars in config["full_liars"]
             ]
-        plans = plan_runs(config["singles"])
-        runs = [
-            Cell(f"run-{plan.name}", {"number": number}, settings=_TRAINING)
-            for number, plan in enumerate(plans)
-        ]
+        runs = plan_cells(config["singles"])
         needs = tuple(cell.key for cell in runs)
         return [*runs, *(_make_point(point, needs) for point in _plan_points(config))]
 
@@ -135,7 +130,7 @@ class MaliciousNodes:
                 share=config["poison_share"],
             )
         point = cell.parameters
-        chosen = choose_runs(_read_runs(config, inputs), point["poisoned"])
+        chosen = choose_runs(read_runs(config["singles"], inputs), point["poisoned"])
         return [_count(config, point, run) for run in chosen]
 
     def collect(self, config: Config, rows: Sequence[Row]) -> Tables:
@@ -223,10 +218,6 @@ def _make_point(point: Mapping[str, Any], needs: tuple[str, ...]) -> Cell:
     percent = round(100 * point["malicious"], 3)
     names = ("rule", "nodes", "poisoned", "flags", "mode")
     return Cell("-".join(str(point[name]) for name in names) + f"-{percent:g}", point, needs)
-
-
-def _read_runs(config: Config, inputs: Inputs) -> list[Run]:
-    return [read_run(plan, inputs[f"run-{plan.name}"]) for plan in plan_runs(config["singles"])]
 
 
 def _count(config: Config, point: Mapping[str, Any], run: Run) -> Row:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.payloads import Submit, get_interval_count, get_interval_steps
-from milepost_experiments.experiment import Row
+from milepost_experiments.experiment import Cell, Inputs, Row
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +112,24 @@ def plan_runs(singles: int) -> list[RunPlan]:
         RunPlan(f"{kind}-{number:02}", kind, number, intervals)
         for number, (kind, intervals) in enumerate(poisoned)
     ]
+
+
+def plan_cells(singles: int) -> list[Cell]:
+    """A cell for every run; experiments that use them have both settings."""
+    return [
+        Cell(
+            f"run-{plan.name}",
+            {"number": number},
+            settings=("steps_per_interval", "poison_share"),
+            shared="mnist-run",
+        )
+        for number, plan in enumerate(plan_runs(singles))
+    ]
+
+
+def read_runs(singles: int, inputs: Inputs) -> list[Run]:
+    """The runs out of the rows of their cells."""
+    return [read_run(plan, inputs[f"run-{plan.name}"]) for plan in plan_runs(singles)]
 
 
 def make_run(plan: RunPlan, *, steps_per_interval: int, share: float) -> list[Row]:

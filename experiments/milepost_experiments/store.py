@@ -77,7 +77,7 @@ class Store:
         config = self._job.config
         names = config if cell.settings is None else cell.settings
         decisive = {
-            "experiment": self._job.experiment.name,
+            "of": cell.shared or self._job.experiment.name,
             "version": __version__,
             "config": {name: config[name] for name in names},
             "cell": [cell.key, cell.parameters, cell.needs],

@@ -27,7 +27,14 @@ from milepost_experiments.experiment import (
 from milepost_experiments.figures import COLOURS, label, make_figure, save
 from milepost_experiments.hypergeometric import CHAOTIC, MODES, ORDERED
 from milepost_experiments.intervals import compute_clopper_pearson
-from milepost_experiments.mnist_runs import INTERVALS, Run, make_run, plan_runs, read_run
+from milepost_experiments.mnist_runs import (
+    INTERVALS,
+    Run,
+    make_run,
+    plan_cells,
+    plan_runs,
+    read_runs,
+)
 from milepost_experiments.points import (
     PERFECT,
     RECORDED,
@@ -85,27 +92,19 @@ class VerificationCost:
     def plan(self, config: Config) -> Sequence[Cell]:
         """Runs first, then one cell for every setting, mode and share of liars."""
         _validate(config)
-        runs = [
-            Cell(
-                f"run-{plan.name}",
-                {"number": number},
-                settings=("steps_per_interval", "poison_share"),
-            )
-            for number, plan in enumerate(plan_runs(0))
-        ]
+        runs = plan_cells(0)
         needs = tuple(cell.key for cell in runs)
         return [*runs, *(_make_cell(point, needs) for point in _plan_points(config))]
 
     def run_cell(self, config: Config, cell: Cell, inputs: Inputs) -> list[Row]:
         """Train a run, or count a point."""
-        plans = plan_runs(0)
         if "number" in cell.parameters:
             return make_run(
-                plans[cell.parameters["number"]],
+                plan_runs(0)[cell.parameters["number"]],
                 steps_per_interval=config["steps_per_interval"],
                 share=config["poison_share"],
             )
-        runs = [read_run(plan, inputs[f"run-{plan.name}"]) for plan in plans]
+        runs = read_runs(0, inputs)
         return [_count(config, cell.parameters, run) for run in runs]
 
     def collect(self, config: Config, rows: Sequence[Row]) -> Tables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import random
+import shutil
 from collections import Counter
 from math import comb
 from pathlib import Path
@@ -20,6 +21,7 @@ from milepost_experiments.hypergeometric import (
     compute_witness_accuracy,
 )
 from milepost_experiments.intervals import compute_clopper_pearson
+from milepost_experiments.jobs import read_job
 from milepost_experiments.mnist_runs import (
     CLEAN,
     CONSECUTIVE,
@@ -45,6 +47,7 @@ from milepost_experiments.points import (
     make_seed,
 )
 from milepost_experiments.released_rule import judge, select_intervals
+from milepost_experiments.store import Store
 from milepost_experiments.verification_cost import compute_miss_one
 from milepost_experiments.witness_play import make_terms, play
 
@@ -260,6 +263,21 @@ def test_the_worst_case_takes_single_runs_that_are_flagged() -> None:
     clean, flagged, unflagged = make_fake_run(), make_fake_run((9,), jump=9), make_fake_run((9,))
     assert choose_runs([clean, clean, flagged, unflagged], ONE) == [clean, flagged]
     assert choose_runs([clean, flagged], FIVE) == [clean]
+
+
+def test_both_experiments_take_each_others_runs(tmp_path: Path) -> None:
+    jobs = [read_job(name) for name in ("malicious-nodes", "verification-cost")]
+    stores = [Store(tmp_path / job.experiment.name, job) for job in jobs]
+    for store in stores:
+        store.open()
+    (first, *_, point), (same, *_) = (job.experiment.plan(job.config) for job in jobs)
+    stores[0].write(first, [{"kind": "run"}])
+    stores[0].write(point, [{"kind": "count"}])
+    shutil.copytree(
+        tmp_path / "malicious-nodes", tmp_path / "verification-cost", dirs_exist_ok=True
+    )
+    assert stores[1].read(same) == [{"kind": "run"}]
+    assert stores[1].read(point) is None
 
 
 @pytest.mark.slow
