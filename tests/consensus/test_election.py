@@ -211,6 +211,34 @@ def test_the_papers_parameters_give_ten_groups_of_five() -> None:
     assert {3, 9} <= set(groups)
 
 
+@pytest.mark.parametrize(
+    ("permille", "intervals", "flagged", "checked"),
+    [(500, 12, (), 6), (500, 12, (3, 4), 6), (1, 12, (), 2), (1, 12, (3,), 3), (250, 12, (0,), 3)],
+)
+def test_rule_witness_checks_a_share_and_the_ends_always(
+    permille: int, intervals: int, flagged: tuple[int, ...], checked: int
+) -> None:
+    election = run(
+        eligible=9, intervals=intervals, flagged=flagged, audit_permille=permille, auditors=2
+    )
+    groups = Counter(duty.interval for duty in election.duties)
+    assert len(groups) == checked
+    assert {0, intervals - 1, *flagged} <= set(groups)
+    assert all(count == (5 if k in flagged else 2) for k, count in groups.items())
+
+
+def test_what_is_audited_beside_the_ends_is_drawn_by_the_seed() -> None:
+    drawn = Counter(
+        duty.interval
+        for i in range(300)
+        for duty in run(i, eligible=3, intervals=12, audit_permille=250).duties
+    )
+    assert drawn.pop(0) == drawn.pop(11) == 300
+    # One of ten, 300 times: each about thirty times.
+    assert set(drawn) == set(range(1, 11))
+    assert all(10 <= count <= 60 for count in drawn.values())
+
+
 def test_audits_are_spread_evenly_over_the_quorum() -> None:
     election = run(eligible=7, intervals=21)
     load = Counter(duty.verifier for duty in election.duties)
