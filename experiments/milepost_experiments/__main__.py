@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from milepost.cli import exits, output
+from milepost.cli.signals import treat_as_interrupt
 from milepost.errors import MilepostError
 from milepost_experiments.jobs import read_job
 from milepost_experiments.manifest import MANIFEST, find_differences
@@ -63,6 +64,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     job = read_job(options.target, preset=options.preset, overrides=options.overrides)
+    treat_as_interrupt()
     # Settings that make no sense are refused before anything is written.
     job.experiment.plan(job.config)
     folder = options.out or job.folder
