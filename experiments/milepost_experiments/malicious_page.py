@@ -12,6 +12,7 @@ from milepost_experiments.figures import (
     GREEN,
     GREY,
     ORANGE,
+    YELLOW,
     draw_points,
     label,
     make_figure,
@@ -19,7 +20,7 @@ from milepost_experiments.figures import (
 )
 from milepost_experiments.hypergeometric import MODES
 from milepost_experiments.mnist_runs import SINGLE, plan_runs, read_run
-from milepost_experiments.points import FIVE, ONE, PERFECT, get_flags
+from milepost_experiments.points import FIVE, ONE, PERFECT, RECORDED, get_flags
 from milepost_experiments.tables import format_markdown
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
 
 def _draw_mode(rows: Sequence[Row], axes: Axes) -> None:
     majority = [row for row in rows if row["flags"] == PERFECT]
-    _draw_rows(majority, axes, ORANGE, "majority, 100 nodes (the paper's rule)")
+    _draw_rows(majority, axes, ORANGE, "majority (the paper's rule), perfect flags")
     _draw_exact(majority, axes, ORANGE)
+    real = [row for row in rows if row["flags"] == RECORDED and row["rule"] == "majority"]
+    _draw_rows(real, axes, YELLOW, "majority, our flags", shift=0.006, marker="s")
     stated = [row for row in majority if row["paper"] != ""]
     axes.plot(
         _get(stated, "malicious"), _get(stated, "paper"), "x", color=GREY, label="paper, stated"
@@ -93,7 +96,7 @@ def _draw_worst(rows: Sequence[Row], axes: Axes) -> None:
     for nodes, mode in keys:
         group = [row for row in rows if (row["nodes"], row["mode"]) == (nodes, mode)]
         colour = _COLOURS[sizes.index(nodes) % len(_COLOURS)]
-        shift = 0.004 * (1 if mode == MODES[1] else -1)
+        shift = 0.006 * (2 * sizes.index(nodes) - 1) + 0.003 * (1 if mode == MODES[1] else -1)
         marker = "^" if mode == MODES[1] else "o"
         _draw_rows(group, axes, colour, f"{nodes} nodes, {mode}", shift=shift, marker=marker)
         if mode == MODES[0]:
