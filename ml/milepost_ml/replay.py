@@ -69,7 +69,10 @@ class Retraced(NamedTuple):
     work_digest: bytes
     """Keyed to the verifier, over the gradient of `work_step`; zero if none was got."""
     distance_ppm: int
-    """From the retrained end to the submitted end, in 10^-6 of the interval's movement."""
+    """From the retrained end to the submitted end, in 10^-6 of the interval's movement; 0 where
+    retracing stopped at the step that differs."""
+    trained: int
+    """How many steps this took, those for `pre_state` included."""
     seconds: float
     gradients: tuple[bytes, ...] = ()
     """Content digests of the gradients of all steps, if every one agrees."""
@@ -192,19 +195,21 @@ def _repeat_step(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
 def retrace_interval(
     submit: Submit, files: RecordFiles, interval: int, *, verifier: bytes, work_step: int
 ) -> Retraced:
-    """Train an interval of a submission again from its snapshot.
+    """Train an interval of a submission again from its snapshot, up to the first step that differs.
 
-    `verifier` keys the work digest over the gradient of `work_step`.  Raises InvalidRecord where
-    the files are not what was submitted; a record that contradicts itself does not raise.
+    One step refutes a record: what a verifier trained beyond it would be wasted.  `verifier` keys
+    the work digest over the gradient of `work_step`.  Raises InvalidRecord where the files are not
+    what was submitted; a record that contradicts itself does not raise.
     """
     opened = _open_interval(submit, files, interval)
-    return _retrace(opened, verifier=verifier, work_step=work_step)
+    return _retrace(opened, verifier=verifier, work_step=work_step, to_end=False)
 
 
 def retrace_recorded(folder: Path, interval: int) -> Retraced:
-    """Train an interval of a run folder again, before or after it is submitted.
+    """Train a whole interval of a run folder again, before or after it is submitted.
 
-    Raises InvalidRecord for files that do not fit together.
+    It goes on behind a step that differs, to say how far apart that leads.  Raises InvalidRecord
+    for files that do not fit together.
     """
     files = FolderFiles(folder)
     _, recipe = read_recipe(files)
@@ -214,21 +219,23 @@ def retrace_recorded(folder: Path, interval: int) -> Retraced:
     start = get_steps(recipe, interval).start
     pre = compute_snapshot_digest(start, read_state(files, recipe, interval))
     opened = _Interval(files, recipe, interval, pre, rows, compute_step_digests(pre, rows))
-    return _retrace(opened, verifier=ZERO_DIGEST, work_step=start)
+    return _retrace(opened, verifier=ZERO_DIGEST, work_step=start, to_end=True)
 
 
-def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
+def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool) -> Retraced:
     begin = time.perf_counter()
     stepper, start = _start(opened)
     end = _read_committed_state(opened, opened.number + 1, opened.rows[-1].post)
-    pre, work, distance = opened.pre, ZERO_DIGEST, MAX_DISTANCE_PPM
+    pre, work, trained = opened.pre, ZERO_DIGEST, 0
+    distance = MAX_DISTANCE_PPM if to_end else 0
     gradients: list[bytes] = []
     differs: tuple[int, _Outcome] | None = None
     for step, row in zip(opened.steps, opened.rows, strict=True):
         outcome = _repeat_step(stepper, pre, row)
+        trained += 1
         if outcome.part != AGREES and differs is None:
             differs = (step, outcome)
-        if outcome.part == FAILED:
+        if outcome.part == FAILED or (differs is not None and not to_end):
             break
         pre = outcome.post
         gradients.append(outcome.gradient)
@@ -242,7 +249,9 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
         )
     if differs is None:
         seconds = time.perf_counter() - begin
-        found = Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, seconds)
+        found = Retraced(
+            True, None, b"", (), b"", b"", AGREES, work, distance, trained, seconds
+        )
         return found._replace(gradients=tuple(gradients))
     step, outcome = differs
     place = _get_place(opened, step)
@@ -256,6 +265,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
         part=outcome.part,
         work_digest=work,
         distance_ppm=distance,
+        trained=trained + place,
         seconds=time.perf_counter() - begin,
     )
 

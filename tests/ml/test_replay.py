@@ -32,7 +32,7 @@ from milepost_ml.files import (
     get_steps_name,
 )
 from milepost_ml.nodes import Graph, Node, Ref
-from milepost_ml.recipe import compute_recipe_digest, decode_recipe, encode_recipe
+from milepost_ml.recipe import compute_recipe_digest, decode_recipe, encode_recipe, get_steps
 from milepost_ml.record_files import compute_step_digests, read_recipe, read_steps
 from milepost_ml.replay import (
     Retraced,
@@ -73,6 +73,7 @@ def test_every_kind_of_model_repeats(name: str, tmp_path: Path) -> None:
         assert found.agrees, (interval, found.step, found.part)
         assert found.step is None
         assert found.distance_ppm == 0
+        assert found.trained == len(get_steps(read_recipe(FolderFiles(folder))[1], interval))
 
 
 def adam(**options: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
@@ -207,7 +208,9 @@ def check_difference(folder: Path, interval: int, step: int, part: str) -> Retra
     assert (found.leaf, found.path) == get_step_commitment(submit, files, interval, step)
     assert found.recomputed != found.leaf
     assert (found.pre_state == b"") == (step == first)
-    assert found.distance_ppm > 0
+    # It stops at that step, and trains up to it once more for the state before it.
+    assert found.trained == 2 * (step - first) + 1
+    assert found.distance_ppm == 0
     return found
 
 
@@ -222,8 +225,11 @@ def poison(first: int, count: int) -> Callable[[int, Loop], None]:
 def test_poison_in_the_middle_of_an_interval_is_named(tmp_path: Path) -> None:
     # Interval 1 is steps 10 to 19; the poison starts at its step 7.
     folder = record(tmp_path, steps=30, every=10, cheat=poison(17, 3))
-    found = check_difference(folder, 1, 17, "gradient")
-    assert found.distance_ppm > 10_000
+    check_difference(folder, 1, 17, "gradient")
+    whole = retrace_recorded(folder, 1)
+    assert (whole.step, whole.part) == (17, "gradient")
+    assert whole.distance_ppm > 10_000
+    assert whole.trained == 10 + 7
     assert retrace(folder, 0).agrees
     assert retrace(folder, 2).agrees
 
@@ -378,7 +384,8 @@ def test_a_graph_that_cannot_be_computed_fails_alike_everywhere(
     found = retrace_interval(submit, files, 1, verifier=VERIFIER, work_step=4)
     assert (found.agrees, found.step, found.part) == (False, 4, "failed")
     assert found.work_digest == ZERO_DIGEST
-    assert found.distance_ppm == MAX_DISTANCE_PPM
+    assert found.distance_ppm == 0
+    assert retrace_recorded(folder, 1).distance_ppm == MAX_DISTANCE_PPM
     stepper = Stepper(bad, folder / DATA)
     batch = stepper.get_batch_digest(4)
     assert found.recomputed == compute_digest("step-failed", submit.snapshots[1] + batch)
