@@ -92,6 +92,20 @@ def test_every_command_and_option_is_in_the_documents() -> None:
             assert option in COMMANDS, f"{function.__name__} {option}"
 
 
+def test_every_command_of_a_group_is_in_the_documents() -> None:
+    assert app.registered_groups
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        assert group.typer_instance.registered_commands
+        for registered in group.typer_instance.registered_commands:
+            function = registered.callback
+            assert function is not None
+            name = registered.name or function.__name__
+            assert f"| `milepost {group.typer_instance.info.name} {name}" in COMMANDS
+            for option in find_options(function):
+                assert option in COMMANDS, f"{name} {option}"
+
+
 def find_options(function: Callable[..., object]) -> list[str]:
     """The long names of a command's options, from its annotations."""
     hints = get_type_hints(function, include_extras=True)

@@ -572,6 +572,12 @@ PROBLEMS: dict[str, Problem] = {
         "A run starts from an optimizer without state. This one has already taken steps.",
         "Make the optimizer anew right before the run; the weights may stay.",
     ),
+    "worker-died": Problem(
+        "A worker process ended",
+        "An experiment computes its cells in processes of their own, and one of them was killed,"
+        " mostly by the system for want of memory.",
+        "Start the same command again: what is done is kept. With --jobs 1 it needs least memory.",
+    ),
     "worker-failed": Problem(
         "Verifier process ended",
         "Records are read and retrained in a process of its own. It ended in the middle of a job,"

@@ -10,8 +10,8 @@ import typer
 
 from milepost.cli import exits, options, output, submissions
 from milepost.cli.progress import SubmitPrinter
+from milepost.cli.provide import provide_extra
 from milepost.cli.signals import treat_as_interrupt
-from milepost.errors import MachineCannot
 
 if TYPE_CHECKING:
     from milepost.answers import Report
@@ -39,7 +39,7 @@ def demo(
 
     Exit code: 0 if everything came out as it must, 1 if not.
     """
-    _provide_extra(install=not no_install)
+    provide_extra(EXTRA, "The demo needs", install=not no_install)
     from milepost.demo import run_demo
 
     treat_as_interrupt()
@@ -57,21 +57,6 @@ def demo(
     else:
         _print_account(account)
     raise typer.Exit(exits.NO if account.differences else exits.YES)
-
-
-def _provide_extra(*, install: bool) -> None:
-    """Bring the packages of the demo into this environment, saying so first."""
-    from milepost import extras
-
-    missing = extras.find_missing(EXTRA)
-    if not missing:
-        return
-    command = extras.get_install_line(EXTRA)
-    if not install:
-        raise MachineCannot(f"The demo needs {', '.join(missing)}. Install them: {command}")
-    output.tell(f"The demo needs {', '.join(missing)}; installing into this environment:")
-    output.tell(f"  {command}")
-    extras.install(EXTRA)
 
 
 def _wait_for_interrupt(running: LocalNetwork) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from milepost import __version__
-from milepost.cli import exits, output
+from milepost.cli import exits, experiment, output
 from milepost.cli.demo import demo
 from milepost.cli.dev import dev
 from milepost.cli.explain import explain
@@ -55,6 +55,7 @@ def root(
 
 for command in (demo, dev, submit, status, show, verify, explain):
     app.command()(command)
+app.add_typer(experiment.app)
 
 
 def main() -> NoReturn:
