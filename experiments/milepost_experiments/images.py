@@ -14,7 +14,9 @@ from milepost_ml.datasets import load_mnist_5k
 
 FASHION_FOLDER: Final = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its four files."""
+PIXELS: Final = 28 * 28
 TEST_RECORDS: Final = 1_000
+_PARTS: Final = ("train", "t10k")
 _IDX_IMAGES: Final = 16
 _IDX_LABELS: Final = 8
 """Bytes before the first image and the first label of an IDX file."""
@@ -46,6 +48,13 @@ def load_images(name: str) -> Images:
     test_part, train_part = order[:TEST_RECORDS], order[TEST_RECORDS:]
     flat = images[:, 0]
     return Images(flat[train_part], labels[train_part], flat[test_part], labels[test_part])
+
+
+def is_available(name: str) -> bool:
+    """Whether `load_images` knows the name and finds its files."""
+    if name == "fashion":
+        return all((FASHION_FOLDER / f"{part}-images-idx3-ubyte.gz").exists() for part in _PARTS)
+    return name == "mnist"
 
 
 def _read_idx(part: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -9,7 +9,10 @@ from typing import Final
 from milepost.errors import WrongUsage
 from milepost_experiments.experiment import Experiment
 
-EXPERIMENTS: Final[dict[str, str]] = {}
+EXPERIMENTS: Final[dict[str, str]] = {
+    "scalability": "milepost_experiments.scalability",
+    "weight-analysis": "milepost_experiments.weight_analysis",
+}
 """The module of each experiment, which holds it as `EXPERIMENT`."""
 
 

@@ -9,13 +9,13 @@ sees `tune` only.
 from __future__ import annotations
 
 import random
-from typing import Final, NamedTuple
+from typing import Final
 
 from milepost_consensus.flagging import BURN_IN
 from milepost_experiments.poisoned_runs import Plan
 
 DEPTHS: Final = {"tune": (1, 3), "test": (2, 4)}
-WIDTHS: Final = (32, 64, 128)
+WIDTHS: Final = (24, 48, 96)
 PLACES: Final = {"tune": ((25, 25), (12, 12)), "test": ((2, 20), (20, 4))}
 """A dead corner of the digits and their middle; two places between the two."""
 OPTIMIZERS: Final = ("sgd", "momentum", "adam")
@@ -24,44 +24,29 @@ SCENARIOS: Final = ("one", "scattered", "consecutive", "both")
 """One poisoned interval; 3 scattered; 3 in a row; 3 in a row and 2 scattered."""
 CASES: Final = ("clean", "all", "matched", "tampered", "early", "skipped")
 """Cases beside them: nothing poisoned, and what weight analysis sees badly or at once."""
-_CASE_SHARES: Final = {"clean": 0.0, "all": 0.1, "matched": 0.1, "tampered": 0.1, "early": 0.1}
-
-
-class Drawn(NamedTuple):
-    """A run and why it was drawn."""
-
-    split: str
-    scenario: str
-    plan: Plan
 
 
 def draw_run(
     *, seed: int, split: str, scenario: str, share: float, number: int, data: str,
     intervals: int, steps: int,
-) -> Drawn:  # fmt: skip
+) -> Plan:  # fmt: skip
     """The run of this number."""
     chance = random.Random(f"{seed} {split} {scenario} {share} {number} {data}")
     poisoned = draw_poisoned(chance, scenario, intervals)
-    return Drawn(
-        split,
-        scenario,
-        Plan(
-            data=data,
-            depth=chance.choice(DEPTHS[split]),
-            width=chance.choice(WIDTHS),
-            optimizer=OPTIMIZERS[number % len(OPTIMIZERS)],
-            schedule=SCHEDULES[number % len(SCHEDULES)]
-            if False
-            else chance.choice(SCHEDULES),
-            intervals=intervals,
-            steps=steps,
-            poisoned=poisoned,
-            share=share,
-            place=chance.choice(PLACES[split]),
-            target=chance.randrange(10),
-            attacker=scenario if scenario in ("matched", "tampered", "skipped") else "plain",
-            seed=chance.getrandbits(40),
-        ),
+    return Plan(
+        data=data,
+        depth=chance.choice(DEPTHS[split]),
+        width=chance.choice(WIDTHS),
+        optimizer=OPTIMIZERS[number % len(OPTIMIZERS)],
+        schedule=chance.choice(SCHEDULES),
+        intervals=intervals,
+        steps=steps,
+        poisoned=poisoned,
+        share=share,
+        place=chance.choice(PLACES[split]),
+        target=chance.randrange(10),
+        attacker=scenario if scenario in ("matched", "tampered", "skipped") else "plain",
+        seed=chance.getrandbits(40),
     )
 
 

@@ -90,9 +90,7 @@ def compute_deviations(
     return result
 
 
-def put_recoveries_last(
-    scores: NDArray[np.float64], turns: Sequence[float]
-) -> NDArray[np.float64]:
+def put_recoveries_last(scores: NDArray[np.float64], turns: Sequence[float]) -> NDArray[np.float64]:
     """The scores with those of recoveries turned below nought, in their order."""
     turn = np.asarray(turns, dtype=np.float64)
     before = np.concatenate([[0.0], scores[:-1]])
