@@ -7,6 +7,7 @@ operations.  The arithmetic is torch's, on one thread; tests compare it with aut
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Final
 
@@ -24,11 +25,9 @@ class DenseNetwork:
 
     def __init__(self, sizes: tuple[int, ...], seed: int) -> None:
         chance = torch.Generator().manual_seed(seed)
-        shapes = [
-            shape
-            for size, out in zip(sizes, sizes[1:], strict=False)
-            for shape in ((out, size), (out,))
-        ]
+        shapes: list[tuple[int, ...]] = []
+        for size, out in itertools.pairwise(sizes):
+            shapes += [(out, size), (out,)]
         self._weights = torch.empty(sum(math.prod(shape) for shape in shapes))
         self._gradients = torch.zeros_like(self._weights)
         self._moments = [torch.zeros_like(self._weights) for _ in range(2)]
@@ -106,7 +105,7 @@ class DenseNetwork:
 
     @staticmethod
     def _make_views(vector: torch.Tensor, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
-        parts = vector.split([math.prod(shape) for shape in shapes])
+        parts = torch.split(vector, [math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 

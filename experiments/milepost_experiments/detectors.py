@@ -1,8 +1,8 @@
 """Ways to call intervals suspicious: thresholds, orders for a retraining budget, a learned one.
 
 A threshold names a set of intervals, a ranker an order of all.  The learned detector is gradient
-boosting on robust z-scores of every signal within its run, of the interval and its two neighbours;
-it needs no data, only snapshots and declared learning rates.
+boosting on robust z-scores of every signal within its run, of the interval and its neighbours on
+both sides; it needs no data, only snapshots and declared learning rates.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _RATE_POWER: Final = {"absolute": 1, "l2": 1, "percent": 1, "cosine": 2}
 """A distance that grows with this power of the learning rate."""
 _CONCENTRATIONS: Final = ("spread", "first_share", "last_share", "outputs", "inputs")
 _MAX_Z: Final = 50.0
+_REACH: Final = 2
+"""Neighbours on each side that the learned detector looks at."""
 _THRESHOLDS: Final = tuple(each / 20 for each in range(4, 17))
 
 Array = NDArray[np.float64]
@@ -92,12 +94,13 @@ def to_order(scores: Array) -> list[int]:
 
 
 def compute_features(run: SignalRun) -> Array:
-    """Float [intervals, features]: z-scores, suspicion and turn, each with its two neighbours."""
+    """Float [intervals, features]: z-scores, suspicion and turn, with those of the neighbours."""
     columns = [np.clip(compute_z(run, name), -_MAX_Z, _MAX_Z) for name in _SIGNALS]
     suspicion = compute_suspicion(run.signals, run.rate_sums)
     columns += [np.clip(suspicion, -_MAX_Z, _MAX_Z), get_values(run, "turn")]
-    padded = np.pad(np.stack(columns), ((0, 0), (1, 1)))
-    return np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]]).T
+    padded = np.pad(np.stack(columns), ((0, 0), (_REACH, _REACH)))
+    count = len(run.signals)
+    return np.concatenate([padded[:, k : k + count] for k in range(2 * _REACH + 1)]).T
 
 
 _SIGNALS: Final = (*METRICS, *_CONCENTRATIONS)
@@ -124,27 +127,21 @@ class Learned(NamedTuple):
         return to_order(self.compute_chances(run))
 
 
-def learn(runs: Sequence[SignalRun], *, trees: int, depth_key: str = "depth") -> Learned:
-    """Train on these runs.
+def learn(runs: Sequence[SignalRun], *, trees: int) -> Learned:
+    """Train on these runs, whose networks have at least two different depths.
 
-    The threshold is the one of best F1 on runs of those depths that a detector trained on the
-    other depths had not seen.
+    The threshold is the one of best F1 on runs of each depth, judged by detectors that were
+    trained on the other depths.
     """
-    depths = sorted({int(run.about[depth_key]) for run in runs})
-    held_out: list[tuple[Array, NDArray[np.bool_]]] = []
-    for depth in depths:
-        others = [run for run in runs if run.about[depth_key] != depth]
-        if not others:
-            continue
-        model = Learned(_fit(others, trees), 0.5)
-        held_out += [
-            (model.compute_chances(run), _get_truth(run))
-            for run in runs
-            if run.about[depth_key] == depth
-        ]
-    chances = np.concatenate([each for each, _ in held_out]) if held_out else np.zeros(1)
-    truth = np.concatenate([each for _, each in held_out]) if held_out else np.zeros(1, bool)
-    best = max(_THRESHOLDS, key=lambda limit: _compute_f1(chances > limit, truth))
+    chances, truth = [], []
+    for depth in sorted({run.about["depth"] for run in runs}):
+        others = [run for run in runs if run.about["depth"] != depth]
+        judge = Learned(_fit(others, trees), 0.0)
+        held_out = [run for run in runs if run.about["depth"] == depth]
+        chances += [judge.compute_chances(run) for run in held_out]
+        truth += [_get_truth(run) for run in held_out]
+    judged, true = np.concatenate(chances), np.concatenate(truth)
+    best = max(_THRESHOLDS, key=lambda limit: _compute_f1(judged > limit, true))
     return Learned(_fit(runs, trees), best)
 
 
@@ -154,7 +151,7 @@ def _fit(runs: Sequence[SignalRun], trees: int) -> Any:
     features = np.concatenate([compute_features(run)[BURN_IN:] for run in runs])
     truth = np.concatenate([_get_truth(run)[BURN_IN:] for run in runs])
     model = GradientBoostingClassifier(
-        n_estimators=trees, max_depth=3, learning_rate=0.1, subsample=0.7, max_features=0.3,
+        n_estimators=trees, max_depth=4, min_samples_leaf=5, subsample=0.7, max_features=0.3,
         random_state=0,
     )  # fmt: skip
     return model.fit(features, truth)

@@ -80,7 +80,7 @@ def train(plan: Plan) -> Trained:
         if not poisoned or plan.attacker != "skipped":
             _train_interval(plan, interval, images, network, chance)
         if poisoned and plan.attacker == "matched":
-            _match(network, *snapshots[-2:], _get_rate_ratio(plan, interval))
+            _match(network, snapshots[-2], snapshots[-1], _get_rate_ratio(plan, interval))
         snapshots.append(network.copy_parameters())
         if interval == min(plan.poisoned, default=-1):
             at_once = compute_backdoor_success(plan, images, network)

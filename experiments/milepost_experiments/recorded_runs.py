@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -69,7 +70,7 @@ def _record(plan: Plan, parent: Path) -> tuple[Path, list[Snapshot]]:
     torch.manual_seed(plan.seed)
     sizes = (PIXELS, *[plan.width] * plan.depth, CLASSES)
     layers: list[nn.Module] = []
-    for size, out in zip(sizes, sizes[1:], strict=False):
+    for size, out in itertools.pairwise(sizes):
         layers += [nn.Linear(size, out), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     rate = PEAK_RATES[plan.optimizer]

@@ -8,6 +8,7 @@ sees `tune` only.
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Final
 
@@ -78,5 +79,5 @@ def _draw_apart(chance: random.Random, among: range | list[int], count: int) -> 
     """Intervals of which no two are neighbours."""
     while True:
         drawn = tuple(sorted(chance.sample(among, count)))
-        if all(late - early > 1 for early, late in zip(drawn, drawn[1:], strict=False)):
+        if all(late - early > 1 for early, late in itertools.pairwise(drawn)):
             return drawn

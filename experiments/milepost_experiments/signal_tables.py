@@ -37,17 +37,8 @@ Group = tuple[str, Callable[[SignalRun], bool]]
 
 def make_threshold_table(runs: Runs, learned: Learned) -> Table:
     """Precision, recall and F1 per interval: the paper's Table II, and more."""
-    finders: list[tuple[str, str, Finder]] = [
-        (name, threshold, partial(find, name=name))
-        for threshold, find in (("paper", find_above_mean), ("ours", find_deviating))
-        for name in METRICS
-    ]
-    finders += [
-        ("change score", "ledger", find_flags),
-        ("all signals", "learned", learned.find),
-    ]
-    rows = []
-    for method, threshold, find in finders:
+    rows: list[Row] = []
+    for method, threshold, find in _list_finders(learned):
         for name, belongs in _make_groups(runs):
             counts = [count(find(run), run.poisoned) for run in runs if belongs(run)]
             rows.append(
@@ -64,26 +55,18 @@ def make_budget_table(runs: Runs, learned: Learned) -> Table:
         "ranking": rank_by_suspicion,
         "learned": learned.rank,
     }
-    rows = []
-    for name, rank in rankers.items():
-        orders = [(run, rank(run)) for run in runs]
-        for group, belongs in _make_groups(runs):
-            chosen = [(run, order) for run, order in orders if belongs(run)]
-            for budget in BUDGETS:
-                hits = sum(not run.poisoned.isdisjoint(order[:budget]) for run, order in chosen)
-                rows.append(
-                    {"ranker": name, "runs": group, "budget": budget}
-                    | dict(compute_share(hits, len(chosen)))
-                )
+    orders = {name: [rank(run) for run in runs] for name, rank in rankers.items()}
+    rows: list[Row] = []
     for group, belongs in _make_groups(runs):
-        chosen_runs = [run for run in runs if belongs(run)]
+        chosen = [k for k, run in enumerate(runs) if belongs(run)]
         for budget in BUDGETS:
-            chance = sum(compute_random_hit(run, budget) for run in chosen_runs)
-            share = chance / len(chosen_runs)
-            rows.append(
-                {"ranker": "random (exact)", "runs": group, "budget": budget}
-                | {"models": len(chosen_runs), "caught": share, "low": share, "high": share}
-            )
+            about: Row = {"runs": group, "budget": budget}
+            for name, order in orders.items():
+                hits = sum(not runs[k].poisoned.isdisjoint(order[k][:budget]) for k in chosen)
+                rows.append({"ranker": name, **about, **compute_share(hits, len(chosen))})
+            blind = sum(compute_random_hit(runs[k], budget) for k in chosen) / len(chosen)
+            ends = {"caught": blind, "low": blind, "high": blind}
+            rows.append({"ranker": "random (exact)", **about, "models": len(chosen), **ends})
     return _make_table(("ranker", "runs", "budget"), rows)
 
 
@@ -105,33 +88,31 @@ def make_recovery_table(splits: Mapping[str, Runs]) -> Table:
         finders[f"reversed > {limit // 10_000} %"] = partial(
             find_flags_unless_reversed, limit_ppm=limit
         )
-    rows = [
-        {"split": split, "rule": name}
-        | dict(compute_scores([count(find(run), run.poisoned) for run in runs]))
-        for split, runs in splits.items()
-        for name, find in finders.items()
-    ]
-    return _make_table(("split", "rule"), rows)
-
-
-def make_false_alarm_table(splits: Mapping[str, Runs], learned: Learned) -> Table:
-    """Intervals of clean runs that are called poisoned."""
-    finders: dict[str, Finder] = {
-        **{f"{name}, paper": partial(find_above_mean, name=name) for name in METRICS},
-        **{f"{name}, ours": partial(find_deviating, name=name) for name in METRICS},
-        "change score, ledger": find_flags,
-        "all signals, learned": learned.find,
-    }
     rows: list[Row] = []
     for split, runs in splits.items():
         for name, find in finders.items():
-            total = sum(len(run.signals) for run in runs)
-            false = sum(len(find(run)) for run in runs)
-            rows.append(
-                {"split": split, "method": name, "models": len(runs), "false": false}
-                | {"of": total, "share": false / total}
-            )
-    return _make_table(("split", "method"), rows)
+            scores = compute_scores([count(find(run), run.poisoned) for run in runs])
+            rows.append({"split": split, "rule": name, **scores})
+    return _make_table(("split", "rule"), rows)
+
+
+def make_false_alarm_table(runs: Runs, learned: Learned) -> Table:
+    """Intervals of clean runs that are called poisoned."""
+    rows: list[Row] = []
+    for method, threshold, find in _list_finders(learned):
+        total = sum(len(run.signals) for run in runs)
+        false = sum(len(find(run)) for run in runs)
+        rows.append(
+            {
+                "method": method,
+                "threshold": threshold,
+                "models": len(runs),
+                "intervals": total,
+                "false": false,
+                "share": false / total,
+            }
+        )
+    return _make_table(("method", "threshold"), rows)
 
 
 def make_blind_table(cases: Mapping[str, Runs], learned: Learned) -> Table:
@@ -174,6 +155,20 @@ def compute_audit_hit(run: SignalRun, audits: int) -> float:
     if run.poisoned & {0, last}:
         return 1.0
     return 1 - compute_miss_ppm(last - 1, audits, len(run.poisoned)) / PPM
+
+
+def _list_finders(learned: Learned) -> list[tuple[str, str, Finder]]:
+    """Method, threshold and what it finds."""
+    metrics: list[tuple[str, str, Finder]] = [
+        (name, threshold, partial(find, name=name))
+        for threshold, find in (("paper", find_above_mean), ("ours", find_deviating))
+        for name in METRICS
+    ]
+    return [
+        *metrics,
+        ("change score", "ledger", find_flags),
+        ("all signals", "learned", learned.find),
+    ]
 
 
 def _make_groups(runs: Runs) -> Iterator[Group]:

@@ -60,10 +60,12 @@ class WeightAnalysisExperiment:
         cells: list[Cell] = []
         for split in ("tune", "test"):
             for data, runs in zip(config["data"], config[split], strict=True):
-                for number in range(runs):
-                    for scenario in SCENARIOS:
-                        for share in config["shares"]:
-                            cells.append(_make_cell(split, scenario, share, number, data))
+                cells += [
+                    _make_cell(split, scenario, share, number, data)
+                    for number in range(runs)
+                    for scenario in SCENARIOS
+                    for share in config["shares"]
+                ]
             cells += [
                 _make_cell(split, "clean", 0.0, number, _MAIN_DATA)
                 for number in range(config["clean"])
@@ -97,14 +99,13 @@ class WeightAnalysisExperiment:
         for run in make_runs([row for row in rows if row["split"] != "recorded"]):
             splits[str(run.about["split"])].append(run)
         main = {split: _select(runs, *SCENARIOS) for split, runs in splits.items()}
-        clean = {split: _select(runs, "clean") for split, runs in splits.items()}
-        learned = learn([*main["tune"], *clean["tune"]], trees=config["trees"])
+        learned = learn(_select(splits["tune"], "clean", *SCENARIOS), trees=config["trees"])
         cases = {case: _select(splits["test"], case) for case in CASES if case != "clean"}
         return {
             "results": make_threshold_table(main["test"], learned),
             "budgets": make_budget_table(main["test"], learned),
             "accuracy": make_accuracy_table(main["test"]),
-            "false-alarms": make_false_alarm_table(clean, learned),
+            "false-alarms": make_false_alarm_table(_select(splits["test"], "clean"), learned),
             "blind": make_blind_table(cases, learned),
             "recovery": make_recovery_table(main),
             "recorded": Table(tuple(recorded[0]), recorded),

@@ -1,4 +1,4 @@
-"""Further cheap signs of how an interval moved the weights: advice for whoever retrains on a budget.
+"""Further cheap signs of how an interval moved the weights: advice for retraining on a budget.
 
 The ledger replicates one number per interval, the integer change score of `milepost_ml.distance`,
 and flags by it.  What this module computes is floating point and stays with whoever computes it.
