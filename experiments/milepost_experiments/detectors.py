@@ -128,13 +128,16 @@ class Learned(NamedTuple):
 
 
 def learn(runs: Sequence[SignalRun], *, trees: int) -> Learned:
-    """Train on these runs, whose networks have at least two different depths.
+    """Train on these runs.
 
     The threshold is the one of best F1 on runs of each depth, judged by detectors that were
-    trained on the other depths.
+    trained on the other depths; 0.5 if there is one depth only.
     """
+    depths = sorted({int(run.about["depth"]) for run in runs})
+    if len(depths) == 1:
+        return Learned(_fit(runs, trees), 0.5)
     chances, truth = [], []
-    for depth in sorted({run.about["depth"] for run in runs}):
+    for depth in depths:
         others = [run for run in runs if run.about["depth"] != depth]
         judge = Learned(_fit(others, trees), 0.0)
         held_out = [run for run in runs if run.about["depth"] == depth]
