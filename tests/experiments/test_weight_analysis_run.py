@@ -60,9 +60,8 @@ def test_a_configuration_that_makes_no_sense_is_refused(
 def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = [part for text in TINY for part in ("--set", text)]
-    assert (
-        main(["run", "weight-analysis", "--out", str(out), "--jobs", "2", *settings]) == exits.YES
-    )
+    arguments = ["weight-analysis", "--out", str(out), "--jobs", "2", *settings]
+    assert main(["run", *arguments]) == exits.YES
     assert main(["run", str(out / "manifest.json")]) == exits.YES
     again = tmp_path / "out-again"
     for path in out.glob("*.csv"):
