@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import comb
 from typing import Final
@@ -21,7 +21,6 @@ from milepost_experiments.detectors import (
     rank_by_z,
 )
 from milepost_experiments.experiment import Row, Table
-from milepost_experiments.run_plans import SCENARIOS
 from milepost_experiments.scores import compute_scores, compute_share, count
 from milepost_experiments.signal_rows import SignalRun
 from milepost_ml.distance import PPM
@@ -30,20 +29,19 @@ BUDGETS: Final = (1, 2, 3, 5)
 REVERSAL_LIMITS: Final = (550_000, 600_000, 650_000, 700_000)
 NOT_LOW: Final = 0.05
 """Shares of poison from here on are pooled; 1 % is told apart."""
+POOLED: Final = ">= 5 %"
 
 Runs = Sequence[SignalRun]
-Group = tuple[str, Callable[[SignalRun], bool]]
 
 
 def make_threshold_table(runs: Runs, learned: Learned) -> Table:
     """Precision, recall and F1 per interval: the paper's Table II, and more."""
     rows: list[Row] = []
     for method, threshold, find in _list_finders(learned):
-        for name, belongs in _make_groups(runs):
-            counts = [count(find(run), run.poisoned) for run in runs if belongs(run)]
-            rows.append(
-                {"method": method, "threshold": threshold, "runs": name, **compute_scores(counts)}
-            )
+        counts = [count(find(run), run.poisoned) for run in runs]
+        for name, chosen in _make_groups(runs).items():
+            scores = compute_scores([counts[k] for k in chosen])
+            rows.append({"method": method, "threshold": threshold, "runs": name, **scores})
     return _make_table(("method", "threshold", "runs"), rows)
 
 
@@ -57,8 +55,7 @@ def make_budget_table(runs: Runs, learned: Learned) -> Table:
     }
     orders = {name: [rank(run) for run in runs] for name, rank in rankers.items()}
     rows: list[Row] = []
-    for group, belongs in _make_groups(runs):
-        chosen = [k for k, run in enumerate(runs) if belongs(run)]
+    for group, chosen in _make_groups(runs).items():
         for budget in BUDGETS:
             about: Row = {"runs": group, "budget": budget}
             for name, order in orders.items():
@@ -72,12 +69,12 @@ def make_budget_table(runs: Runs, learned: Learned) -> Table:
 
 def make_accuracy_table(runs: Runs) -> Table:
     """Accuracy on clean test data, and how well the backdoor works."""
-    rows = [
-        {"data": data, "runs": name, "models": len(chosen), **_average(chosen)}
-        for data in _list_values(runs, "data")
-        for name, belongs in _make_groups(runs)
-        if (chosen := [run for run in runs if run.about["data"] == data and belongs(run)])
-    ]
+    rows: list[Row] = []
+    for data in _list_values(runs, "data"):
+        part = [run for run in runs if run.about["data"] == data]
+        for name, chosen in _make_groups(part).items():
+            averages = _average([part[k] for k in chosen])
+            rows.append({"data": data, "runs": name, "models": len(chosen), **averages})
     return _make_table(("data", "runs"), rows)
 
 
@@ -171,32 +168,21 @@ def _list_finders(learned: Learned) -> list[tuple[str, str, Finder]]:
     ]
 
 
-def _make_groups(runs: Runs) -> Iterator[Group]:
-    yield "all", lambda run: True
-    yield ">= 5 %", lambda run: run.share >= NOT_LOW
+def _make_groups(runs: Runs) -> dict[str, list[int]]:
+    """Positions of the runs that belong together, by name; no group is empty."""
+    groups: dict[str, list[int]] = {"all": list(range(len(runs)))}
     for share in sorted({run.share for run in runs}):
-        yield f"{share:.0%}", lambda run, share=share: run.share == share  # type: ignore[misc]
-    for scenario in SCENARIOS:
-        yield (
-            f"{scenario}, >= 5 %",
-            lambda run, name=scenario: (  # type: ignore[misc]
-                run.about["scenario"] == name and run.share >= NOT_LOW
-            ),
-        )
-    for name, constant in (("constant rate", True), ("scheduled rate", False)):
-        yield (
-            f"{name}, >= 5 %",
-            lambda run, constant=constant: (  # type: ignore[misc]
-                (run.about["schedule"] == "constant") == constant and run.share >= NOT_LOW
-            ),
-        )
-    for data in _list_values(runs, "data"):
-        yield (
-            f"{data}, >= 5 %",
-            lambda run, data=data: (  # type: ignore[misc]
-                run.about["data"] == data and run.share >= NOT_LOW
-            ),
-        )
+        groups[f"{share:.0%}"] = [k for k, run in enumerate(runs) if run.share == share]
+    high = [k for k, run in enumerate(runs) if run.share >= NOT_LOW]
+    groups[POOLED] = high
+    for column in ("scenario", "data"):
+        for value in _list_values(runs, column):
+            chosen = [k for k in high if runs[k].about[column] == value]
+            groups[f"{value}, {POOLED}"] = chosen
+    constant = {k for k in high if runs[k].about["schedule"] == "constant"}
+    groups[f"constant rate, {POOLED}"] = [k for k in high if k in constant]
+    groups[f"scheduled rate, {POOLED}"] = [k for k in high if k not in constant]
+    return {name: chosen for name, chosen in groups.items() if chosen}
 
 
 def _list_values(runs: Runs, column: str) -> list[str]:

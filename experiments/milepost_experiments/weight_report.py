@@ -18,11 +18,11 @@ from milepost_experiments.figures import (
     make_figure,
     save,
 )
+from milepost_experiments.signal_tables import POOLED
 from milepost_experiments.tables import format_markdown
 
 PAPER_F1: Final = {"absolute": 0.92, "l2": 0.73, "percent": 0.86, "cosine": 0.13}
 """The Diffusion paper's Table II, which rests on six poisoned intervals."""
-POOLED: Final = ">= 5 %"
 LOW: Final = "1%"
 _LABELS: Final = {
     "absolute": "absolute\nchange", "l2": "L2 norm", "percent": "percent\nchange",
