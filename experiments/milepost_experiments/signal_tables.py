@@ -21,7 +21,7 @@ from milepost_experiments.detectors import (
     rank_by_z,
 )
 from milepost_experiments.experiment import Row, Table
-from milepost_experiments.scores import compute_scores, compute_share, count
+from milepost_experiments.scores import Counts, compute_scores, compute_share, count
 from milepost_experiments.signal_rows import SignalRun
 from milepost_ml.distance import PPM
 
@@ -65,6 +65,20 @@ def make_budget_table(runs: Runs, learned: Learned) -> Table:
             ends = {"caught": blind, "low": blind, "high": blind}
             rows.append({"ranker": "random (exact)", **about, "models": len(chosen), **ends})
     return _make_table(("ranker", "runs", "budget"), rows)
+
+
+def make_learned_table(splits: Mapping[str, Runs], detectors: Mapping[str, Learned]) -> Table:
+    """The detector learned on either split and judged on the other, and both together."""
+    rows: list[Row] = []
+    both: list[Counts] = []
+    for split, runs in splits.items():
+        learned = detectors[split]
+        counts = [count(learned.find(run), run.poisoned) for run in runs]
+        both += counts
+        about: Row = {"judged_on": split, "threshold": learned.threshold}
+        rows.append({**about, **compute_scores(counts)})
+    rows.append({"judged_on": "both", "threshold": "", **compute_scores(both)})
+    return _make_table(("judged_on", "threshold"), rows)
 
 
 def make_accuracy_table(runs: Runs) -> Table:
@@ -134,7 +148,8 @@ def make_blind_table(cases: Mapping[str, Runs], learned: Learned) -> Table:
                     / len(runs)
                     for audits in (1, 3, 12)
                 },
-                "all": 1.0,
+                "all": sum(compute_audit_hit(run, len(run.signals) - 2) for run in runs)
+                / len(runs),
             }
         )
     return _make_table(("case",), rows)

@@ -27,6 +27,7 @@ from milepost_experiments.signal_tables import (
     make_blind_table,
     make_budget_table,
     make_false_alarm_table,
+    make_learned_table,
     make_recovery_table,
     make_threshold_table,
 )
@@ -99,10 +100,13 @@ class WeightAnalysisExperiment:
         for run in make_runs([row for row in rows if row["split"] != "recorded"]):
             splits[str(run.about["split"])].append(run)
         main = {split: _select(runs, *SCENARIOS) for split, runs in splits.items()}
-        learned = learn(_select(splits["tune"], "clean", *SCENARIOS), trees=config["trees"])
+        learnable = {split: _select(runs, "clean", *SCENARIOS) for split, runs in splits.items()}
+        learned = learn(learnable["tune"], trees=config["trees"])
+        swapped = learn(learnable["test"], trees=config["trees"])
         cases = {case: _select(splits["test"], case) for case in CASES if case != "clean"}
         return {
             "results": make_threshold_table(main["test"], learned),
+            "learned": make_learned_table(main, {"test": learned, "tune": swapped}),
             "budgets": make_budget_table(main["test"], learned),
             "accuracy": make_accuracy_table(main["test"]),
             "false-alarms": make_false_alarm_table(_select(splits["test"], "clean"), learned),

@@ -165,6 +165,13 @@ def describe(config: Config, tables: Tables) -> str:
             ("runs", "models", "precision", "recall", "f1", "f1_low", "f1_high"),
             lambda row: row["threshold"] == "learned",
         ),
+        "The learned detector the other way round, too: learned on the runs to test on, judged on"
+        " those to tune on, and both together.",
+        _show(
+            tables["learned"],
+            ("judged_on", "models", "precision", "recall", "f1", "f1_low", "f1_high"),
+            lambda row: True,
+        ),
         "Intervals of clean runs that are called poisoned:",
         format_markdown(tables["false-alarms"]),
         "## What the poison does",

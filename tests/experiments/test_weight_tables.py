@@ -22,6 +22,7 @@ from milepost_experiments.signal_tables import (
     compute_random_hit,
     make_blind_table,
     make_budget_table,
+    make_learned_table,
     make_threshold_table,
 )
 
@@ -138,6 +139,9 @@ def test_tables_tell_what_was_found() -> None:
     assert found["absolute", "ours", "all"]["f1"] == pytest.approx(1.0)
     assert float(found["absolute", "paper", "all"]["recall"]) < 0.1
     assert found["change score", "ledger", "10%"]["recall"] == 1.0
+    both = make_learned_table({"tune": RUNS, "test": RUNS}, {"tune": learned, "test": learned})
+    assert [row["judged_on"] for row in both.rows] == ["tune", "test", "both"]
+    assert both.rows[2]["models"] == 2 * len(RUNS)
     budgets = make_budget_table(RUNS, learned)
     caught = {(row["ranker"], row["runs"], row["budget"]): row["caught"] for row in budgets.rows}
     assert caught["ranking", "all", 1] == 1.0
