@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from milepost import bundle
-from milepost.coverage import Coverage, describe_gaps, get_coverage
+from milepost.coverage import Coverage, describe_assurance, describe_gaps, get_coverage
 from milepost.errors import CannotTell, WrongUsage
 from milepost.network import find_profile
 from milepost_consensus.errors import InvalidInput
@@ -334,8 +334,8 @@ class _Examination:
         return Check(
             "verdict",
             state,
-            f"{verdict.outcome} · {verdict.reason} · assurance {verdict.assurance} · profile"
-            f" {verdict.profile} · rule {verdict.rule} · block {verdict.height}",
+            f"{verdict.outcome} · {verdict.reason} · assurance {describe_assurance(verdict)} ·"
+            f" profile {verdict.profile} · rule {verdict.rule} · block {verdict.height}",
         )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from math import comb
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
+from milepost_consensus.audits import MILLION, compute_capture_ppm
 from milepost_consensus.members import compute_fault_limit
-from milepost_consensus.verdicts import Miss, Verdict, compute_coverage
-
-_MILLION: Final = 1_000_000
+from milepost_consensus.verdicts import SAMPLED, Miss, Verdict
 
 
 class Coverage(NamedTuple):
@@ -33,13 +31,13 @@ class Coverage(NamedTuple):
     @property
     def detections(self) -> dict[int, int]:
         """Probability, in 10^-6, that one of so many altered ordinary intervals was retraced."""
-        return {miss.altered: _MILLION - miss.ppm for miss in self.misses}
+        return {miss.altered: MILLION - miss.ppm for miss in self.misses}
 
     def capture_ppm(self, liars: int) -> int:
         """Probability, in 10^-6, that only `liars` of the quorum saw the least watched interval."""
         if not self.smallest or not self.quorum or liars < self.smallest:
             return 0
-        return round(_MILLION * comb(liars, self.smallest) / comb(self.quorum, self.smallest))
+        return compute_capture_ppm(self.quorum, liars, self.smallest)
 
     def to_view(self) -> dict[str, Any]:
         return {
@@ -64,17 +62,33 @@ def get_coverage(verdict: Verdict, *, quorum: int) -> Coverage:
         retrainings=sum(result.assigned for result in verdict.retraced),
         smallest=min((result.agreed + result.differed for result in answered), default=0),
         quorum=quorum,
-        misses=compute_coverage(verdict).misses,
+        misses=verdict.coverage,
     )
 
 
-def percent(ppm: int) -> str:
-    """Parts per million as a percentage, rounded down, that is never 0 or 100 unless exactly."""
-    if ppm in (0, _MILLION):
+def describe_assurance(verdict: Verdict) -> str:
+    """The assurance in words: of a sample also how large it is and what it would have missed."""
+    if verdict.assurance != SAMPLED:
+        return verdict.assurance
+    retraced = sum(1 for result in verdict.retraced if result.agreed + result.differed)
+    missed = next(miss.ppm for miss in verdict.coverage if miss.altered == 1)
+    return (
+        f"SAMPLED({retraced} of {verdict.intervals}, one altered interval is missed with"
+        f" {percent(missed, up=True)})"
+    )
+
+
+def percent(ppm: int, *, up: bool = False) -> str:
+    """Parts per million as a percentage that is never 0 or 100 unless exactly.
+
+    Rounded down as a promise is, or up as a risk is.
+    """
+    if ppm in (0, MILLION):
         return f"{ppm // 10_000} %"
-    if ppm < 10_000:
-        return f"{max(ppm // 100 / 100, 0.01):.2f} %"
-    return f"{ppm // 10_000} %" if ppm < 990_000 else f"{ppm // 100 / 100:.2f} %"
+    fine = not 10_000 <= ppm < 990_000
+    unit = 100 if fine else 10_000
+    count = -(-ppm // unit) if up else ppm // unit
+    return f"{min(max(count, 1), 9_999) / 100:.2f} %" if fine else f"{count} %"
 
 
 def describe_gaps(coverage: Coverage) -> list[str]:
@@ -95,7 +109,7 @@ def describe_gaps(coverage: Coverage) -> list[str]:
         lines.append(
             f"If {liars} of the {coverage.quorum} verifiers had lied together, an interval that"
             f" {coverage.smallest} of them retraced would have been theirs with probability"
-            f" {percent(capture)}."
+            f" {percent(capture, up=True)}."
         )
     lines.append(
         "Whether the data is harmless or rightly used: retraining repeats the data that was"

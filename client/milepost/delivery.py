@@ -23,12 +23,8 @@ from milepost.observer import Observer
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.light import Trust
-from milepost_consensus.submissions import (
-    Submit,
-    compute_submission_id,
-    make_tx,
-    validate_submit,
-)
+from milepost_consensus.payloads import Submit, compute_submission_id, validate_submit
+from milepost_consensus.transactions import make_tx
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
 from milepost_ml.admission import build_submit
 from milepost_ml.files import Manifest, encode_manifest

@@ -24,7 +24,8 @@ from milepost.observer import Observer
 from milepost.processes import LocalNetwork
 from milepost_consensus.light import ProofBundle
 from milepost_consensus.members import Member
-from milepost_consensus.submissions import AGREES, EXACT, REFUTED
+from milepost_consensus.payloads import EXACT
+from milepost_consensus.submissions import AGREES, REFUTED
 from milepost_consensus.verdicts import INVALID, VALID
 
 MARKER: Final = "demo.json"
@@ -81,7 +82,7 @@ class Account(NamedTuple):
             "differences": list(self.differences),
             "folder": str(self.folder),
             "nodes": [
-                {"name": home.name, "url": home.url, "behaviour": home.malicious or "honest"}
+                {"name": home.name, "url": home.url, "behaviour": home.behaviour or "honest"}
                 for home in self.homes
             ],
             "runs": [run.to_view() for run in self.runs],

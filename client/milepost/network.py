@@ -42,9 +42,17 @@ PROFILE: Final = "milepost.toml"
 TRUST: Final = "network.trust"
 GENESIS: Final = "genesis.json"
 SUBMITTER_KEY: Final = "submitter.key"
-BEHAVIOURS: Final = ("ordered", "chaotic")
-"""Ways in which a node can be told to lie, for demonstrations: it vouches for what is false, or
-always states the opposite of what it found."""
+BEHAVIOURS: Final = (
+    "ordered",
+    "chaotic",
+    "lazy",
+    "colluding",
+    "silent",
+    "false-witness",
+    "withholding",
+)
+"""Ways in which a node can be told to break the rules; `python -m milepost_node --behaviours` says
+what each does, and a test that these are all."""
 MAX_NODES: Final = 64
 """More processes than that do not fit one machine."""
 
@@ -78,7 +86,7 @@ NAMES: Final = (
 PORTS: Final = range(20_000, 32_000)
 """Below the range from which kernels take ports for outgoing connections."""
 
-_MALICIOUS: Final = re.compile(r'^malicious = ".*"$', re.MULTILINE)
+_BEHAVIOUR: Final = re.compile(r'^behaviour = ".*"$', re.MULTILINE)
 
 
 class Profile(NamedTuple):
@@ -97,7 +105,7 @@ class NodeHome(NamedTuple):
     name: str
     home: Path
     url: str
-    malicious: str
+    behaviour: str
 
 
 def get_name(index: int) -> str:
@@ -107,18 +115,21 @@ def get_name(index: int) -> str:
 
 
 def parse_malicious(values: Sequence[str], *, nodes: int) -> dict[int, str]:
-    """The behaviours of `K:ordered` and `K:chaotic`, dealt to the last nodes.
+    """The behaviours of `K:KIND`, such as `1:chaotic`, dealt to the last nodes.
 
-    Raises WrongUsage where the form is wrong or more nodes shall lie than there are.
+    Raises WrongUsage where the form is wrong or more nodes shall misbehave than there are.
     """
     behaviours: list[str] = []
     for value in values:
         count, _, kind = value.partition(":")
         if not count.isdecimal() or kind not in BEHAVIOURS:
-            raise WrongUsage(f"--malicious {value}: write a number and a kind, such as 1:chaotic.")
+            raise WrongUsage(
+                f"--malicious {value}: write a number and a kind, such as 1:chaotic; kinds are"
+                f" {', '.join(BEHAVIOURS)}."
+            )
         behaviours += [kind] * min(int(count), MAX_NODES + 1)
     if len(behaviours) > nodes:
-        raise WrongUsage(f"{len(behaviours)} nodes shall lie, but there are only {nodes}.")
+        raise WrongUsage(f"{len(behaviours)} nodes shall misbehave, but there are only {nodes}.")
     return {nodes - len(behaviours) + i: kind for i, kind in enumerate(behaviours)}
 
 
@@ -126,10 +137,12 @@ def make_local_params(*, liars: int, rule: str = RULES[0]) -> Params:
     """The constants of a network on one machine, some of whose nodes are told to lie.
 
     A node that was stopped holds a verdict up for about a minute.  Every interval goes to one more
-    verifier than there are liars: what a demonstration shows then does not hang on the draw.
+    verifier than there are liars: what a demonstration shows then does not hang on the draw.  Rule
+    majority checks half of the intervals, as in the Diffusion paper.
     """
     return Params(
         rule=rule,
+        audit_permille=500 if rule == "majority" else 1_000,
         auditors=min(liars + 1, MAX_AUDITORS),
         attest_window=60,
         idle_block_ms=500,
@@ -192,7 +205,7 @@ def write_network(
         )
         for i in range(nodes)
     )
-    members = [_write_home(home, (threads or {}).get(i, 1)) for i, home in enumerate(homes)]
+    members = [_write_home(home, (threads or {}).get(i, 1), name) for i, home in enumerate(homes)]
     submitter = write_key(folder / SUBMITTER_KEY)
     members.append(Member(submitter.public, "submitter", SUBMITTER, "submitter"))
     params = params or make_local_params(liars=len(malicious))
@@ -207,12 +220,13 @@ def write_network(
     return homes
 
 
-def _write_home(home: NodeHome, threads: int) -> Member:
+def _write_home(home: NodeHome, threads: int, network: str) -> Member:
     home.home.mkdir()
     signer = write_key(home.home / "node.key")
     port = home.url.rpartition(":")[2]
     (home.home / "node.toml").write_text(
-        f'host = "{HOST}"\nport = {port}\nname = "{home.name}"\nmalicious = "{home.malicious}"\n'
+        f'host = "{HOST}"\nport = {port}\nname = "{home.name}"\n'
+        f'behaviour = "{home.behaviour}"\nbehaviour_network = {json.dumps(network)}\n'
         f"threads = {threads}\n"
     )
     return Member(
@@ -227,11 +241,11 @@ def set_malicious(homes: Sequence[NodeHome], malicious: Mapping[int, str]) -> tu
     changed = []
     for i, home in enumerate(homes):
         kind = malicious.get(i, "")
-        if kind != home.malicious:
+        if kind != home.behaviour:
             file = home.home / "node.toml"
             # Only this line: the operator may have set other things beside it.
-            file.write_text(_MALICIOUS.sub(f'malicious = "{kind}"', file.read_text()))
-        changed.append(home._replace(malicious=kind))
+            file.write_text(_BEHAVIOUR.sub(f'behaviour = "{kind}"', file.read_text()))
+        changed.append(home._replace(behaviour=kind))
     return tuple(changed)
 
 
@@ -255,7 +269,7 @@ def read_homes(folder: Path) -> tuple[NodeHome, ...]:
         try:
             url = f"http://{settings['host']}:{settings['port']}"
             homes.append(
-                NodeHome(str(settings["name"]), path.parent, url, str(settings["malicious"]))
+                NodeHome(str(settings["name"]), path.parent, url, str(settings["behaviour"]))
             )
         except KeyError as error:
             raise WrongUsage(f"{path} lacks {error}.", slug="bad-config") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from milepost_consensus.submissions import Submit
+    from milepost_consensus.payloads import Submit
     from milepost_ml.files import Manifest
 
 

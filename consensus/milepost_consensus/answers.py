@@ -1,4 +1,4 @@
-"""What a signed answer changes in a submission: Hold, Attest, Witness and PanelVote.
+"""What a signed answer changes in a submission: Hold, Attest, Witness, WorkRefutation, PanelVote.
 
 Every function is pure: it takes a Submission and returns the next one, or raises InvalidInput and
 has changed nothing.  Each sender has one say per subject, so replaying a transaction is refused.
@@ -16,23 +16,34 @@ from milepost_consensus.duties import Terms
 from milepost_consensus.encoding import validate_digest, validate_uint
 from milepost_consensus.errors import InvalidTransaction
 from milepost_consensus.merkle import verify_path
+from milepost_consensus.payloads import (
+    Attest,
+    PanelVote,
+    Witness,
+    WorkRefutation,
+    get_interval_count,
+    get_interval_steps,
+    validate_witness,
+    validate_work_refutation,
+)
+from milepost_consensus.step_digests import (
+    compute_gradient_commitment,
+    compute_step_digest,
+    compute_work_digest,
+)
 from milepost_consensus.submissions import (
     AGREES,
     DECIDED,
     DIFFERS,
+    LAZY,
     MISSED,
     OPEN,
+    PANEL,
     RETRACING,
     WITNESSING,
     Accusation,
-    Attest,
     PanelAnswer,
-    PanelVote,
     Submission,
-    Witness,
-    get_interval_count,
-    get_interval_steps,
-    validate_witness,
 )
 
 MAX_DISTANCE_PPM: Final = 10**12
@@ -73,7 +84,7 @@ def apply_attest(
             f"interval {attest.interval} was not dealt to {sender.hex()[:8]}", slug="not-your-duty"
         )
     duty = submission.duties[position]
-    if duty.answer in (AGREES, DIFFERS):
+    if duty.answer in (AGREES, DIFFERS, LAZY):
         raise InvalidTransaction(
             f"interval {duty.interval}: this verifier has answered already", slug="already-said"
         )
@@ -94,6 +105,7 @@ def apply_attest(
     answered = replace(
         duty,
         answer=AGREES if attest.agrees else DIFFERS,
+        work_digest=attest.work_digest if attest.agrees else b"",
         distance_ppm=attest.distance_ppm,
         height=height,
     )
@@ -121,8 +133,15 @@ def apply_witness(
         path=witness.path,
     )
     duties = tuple(
-        replace(duty, answer=DIFFERS, distance_ppm=witness.distance_ppm, height=height)
-        if duty.interval == witness.interval and duty.verifier == sender and duty.answer != MISSED
+        replace(
+            duty,
+            answer=DIFFERS,
+            work_digest=b"",
+            distance_ppm=witness.distance_ppm,
+            height=height,
+        )
+        if (duty.interval, duty.verifier) == (witness.interval, sender)
+        and duty.answer not in (MISSED, LAZY)
         else duty
         for duty in submission.duties
     )
@@ -137,6 +156,12 @@ def _validate_accuser(
         raise InvalidTransaction(f"rule {terms.params.rule} knows no witnesses")
     if sender == submission.sender:
         raise InvalidTransaction("a submitter cannot accuse its own record")
+    if sender in terms.barred:
+        raise InvalidTransaction(
+            f"{sender.hex()[:8]} was wrong {terms.params.max_strikes} times and accuses nobody any"
+            " more",
+            slug="too-many-strikes",
+        )
     if any(a.interval == witness.interval and sender in a.accusers for a in submission.accusations):
         raise InvalidTransaction(
             f"interval {witness.interval}: this verifier has accused it already",
@@ -174,6 +199,74 @@ def _add_accuser(
         answers=found.answers if known else (*found.answers, answer),
     )
     return tuple(joined if each is found else each for each in submission.accusations)
+
+
+def apply_work_refutation(
+    submission: Submission, refutation: WorkRefutation, terms: Terms, *, sender: bytes
+) -> Submission:
+    """R26: a work digest is not that of the committed step, so its verifier did not retrain it.
+
+    Who lies about one interval is believed about none: all its agreeing answers are lazy.
+    """
+    validate_work_refutation(refutation)
+    if sender != submission.sender and not terms.is_verifier(sender):
+        raise InvalidTransaction(
+            "work is refuted by verifiers and by the submission's own submitter",
+            slug="not-a-member",
+        )
+    duty = next(
+        (
+            duty
+            for duty in submission.duties
+            if (duty.interval, duty.verifier) == (refutation.interval, refutation.verifier)
+            and duty.answer in (AGREES, LAZY)
+        ),
+        None,
+    )
+    if duty is None:
+        raise InvalidTransaction(
+            f"{refutation.verifier.hex()[:8]} did not attest interval {refutation.interval}",
+            slug="nothing-to-refute",
+        )
+    if duty.answer == LAZY:
+        raise InvalidTransaction("this verifier was found lazy already", slug="already-said")
+    if submission.phase not in (WITNESSING, PANEL):
+        raise InvalidTransaction(
+            "work is refuted once no duty is open, so that the gradient helps nobody to answer;"
+            f" the submission is {submission.phase}",
+            slug="closed",
+        )
+    _verify_committed(submission, refutation, duty.work_step)
+    if compute_work_digest(duty.verifier, refutation.gradient) == duty.work_digest:
+        raise InvalidTransaction(
+            f"the work digest of {duty.verifier.hex()[:8]} is right", slug="nothing-to-refute"
+        )
+    duties = tuple(
+        replace(each, answer=LAZY)
+        if each.verifier == duty.verifier and each.answer == AGREES
+        else each
+        for each in submission.duties
+    )
+    return replace(submission, duties=duties)
+
+
+def _verify_committed(submission: Submission, refutation: WorkRefutation, step: int) -> None:
+    """Raises InvalidInput unless the parts are those of the committed digest of a step."""
+    steps = get_interval_steps(submission.submit, refutation.interval)
+    leaf = compute_step_digest(
+        pre=refutation.pre,
+        batch=refutation.batch,
+        gradient=compute_gradient_commitment(refutation.gradient),
+        loss=refutation.loss,
+        post=refutation.post,
+    )
+    verify_path(
+        submission.submit.step_roots[refutation.interval],
+        leaf,
+        index=step - steps.start,
+        count=len(steps),
+        path=refutation.path,
+    )
 
 
 def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) -> Submission:

@@ -15,7 +15,7 @@ from milepost_consensus.crypto import compute_digest
 from milepost_consensus.encoding import Uint, Wire, encode
 from milepost_consensus.merkle import compute_root
 from milepost_consensus.params import MAX_BLOCK_TRANSACTIONS
-from milepost_consensus.submissions import Tx, compute_tx_id
+from milepost_consensus.transactions import Tx, compute_tx_id
 
 VERSION = 1
 

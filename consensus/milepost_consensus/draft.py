@@ -1,14 +1,13 @@
 """The next block's state while it is being made: transactions and the passing height, over a base.
 
-The envelope of transactions (R7), new submissions (R8) and the order in which things happen are
-decided here; what an answer does to a submission in answers.py, what a height does to it in
-verification.py; evidence, membership and onions in governance.py.  Rule numbers refer to
+New submissions (R8), seeds (R13, R28) and the order in which things happen are decided here; who
+may send a transaction in envelopes.py, what an answer does to a submission in answers.py, what a
+height does to it in verification.py, what a verdict does to standings in penalties.py; evidence,
+membership and onions in governance.py.  Rule numbers refer to
 docs/spec/rules.md.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -17,10 +16,12 @@ from milepost_consensus.answers import (
     apply_hold,
     apply_panel_vote,
     apply_witness,
+    apply_work_refutation,
 )
 from milepost_consensus.beacon import compute_mix
 from milepost_consensus.duties import Terms
 from milepost_consensus.election import compute_seed
+from milepost_consensus.envelopes import check_envelope
 from milepost_consensus.errors import InvalidTransaction
 from milepost_consensus.governance import (
     Membership,
@@ -29,14 +30,31 @@ from milepost_consensus.governance import (
     apply_update,
 )
 from milepost_consensus.members import (
-    SUBMITTER,
-    VALIDATOR,
-    VERIFIER,
     Member,
     compute_fault_limit,
     compute_quorum,
 )
 from milepost_consensus.params import BEACON
+from milepost_consensus.payloads import (
+    Attest,
+    Hold,
+    MemberUpdate,
+    OnionRefresh,
+    Register,
+    Submit,
+    Witness,
+    WorkRefutation,
+    compute_submission_id,
+    validate_submit,
+)
+from milepost_consensus.penalties import apply_verdict, strike_liar
+from milepost_consensus.registrations import (
+    Registration,
+    apply_register,
+    compute_registered_seed,
+    validate_parent,
+    validate_use,
+)
 from milepost_consensus.standings import (
     Standing,
     is_mixed,
@@ -46,49 +64,14 @@ from milepost_consensus.standings import (
     take_turn,
 )
 from milepost_consensus.state import LedgerState, apply_entries
-from milepost_consensus.submissions import (
-    ANCHORED,
-    ATTEST,
-    EVIDENCE,
-    HOLD,
-    MEMBER_UPDATE,
-    ONION_REFRESH,
-    PANEL_VOTE,
-    SEEDING,
-    SUBMIT,
-    WITNESS,
+from milepost_consensus.submissions import ANCHORED, SEEDING, Submission
+from milepost_consensus.transactions import (
     Answer,
-    Attest,
     Governance,
-    Hold,
-    MemberUpdate,
-    OnionRefresh,
-    Payload,
-    Submission,
-    Submit,
     Tx,
-    Witness,
-    compute_submission_id,
-    decode_payload,
-    validate_submit,
-    verify_tx,
 )
-from milepost_consensus.verdicts import Verdict
+from milepost_consensus.verdicts import VALID, Verdict
 from milepost_consensus.verification import advance, apply_seed
-
-MAX_VALID_AHEAD: Final = 1_000
-"""Heights that a transaction may wait: nodes need not remember it for longer."""
-
-_ROLES: Final = {
-    SUBMIT: SUBMITTER,
-    HOLD: VALIDATOR,
-    ATTEST: VERIFIER,
-    WITNESS: VERIFIER,
-    PANEL_VOTE: VERIFIER,
-    EVIDENCE: VALIDATOR,
-    MEMBER_UPDATE: VALIDATOR,
-    ONION_REFRESH: VALIDATOR,
-}
 
 
 def get_terms(state: LedgerState) -> Terms:
@@ -99,6 +82,9 @@ def get_terms(state: LedgerState) -> Terms:
         verifiers=state.verifiers,
         hold_quorum=compute_quorum(len(state.validators)),
         jailed=frozenset(s.id for s in state.standings.values() if s.jailed_until > state.height),
+        barred=frozenset(
+            s.id for s in state.standings.values() if s.lies >= state.params.max_strikes
+        ),
     )
 
 
@@ -115,15 +101,18 @@ class Draft:
         self._membership: Membership | None = None
         self._members: dict[bytes, Member] = {}
         self._standings: dict[bytes, Standing] = {}
+        self._registrations: dict[bytes, Registration] = {}
         self._submissions: dict[bytes, Submission] = {}
         self._models: dict[bytes, bytes] = {}
         """New submissions by model."""
         self._verdicts: dict[bytes, Verdict] = {}
 
     def apply_tx(self, tx: Tx) -> None:
-        """R6, R7: one transaction, in the state that those before it left."""
-        payload = self._check_envelope(tx)
-        if isinstance(payload, Submit):
+        """R6: one transaction, in the state that those before it left."""
+        payload = check_envelope(tx, self._base)
+        if isinstance(payload, Register):
+            self._register(tx.sender, payload)
+        elif isinstance(payload, Submit):
             self._keep(self._make_submission(tx.sender, payload))
         elif isinstance(payload, Answer):
             self._keep(self._apply_answer(tx.sender, payload))
@@ -138,6 +127,7 @@ class Draft:
         """
         self._take_turns(round_, reveal)
         mix = compute_mix(self._base.mix, reveal, self._height)
+        self._seed_registrations(mix)
         added = [key for key in self._submissions if key not in self._base.submissions]
         for key in [*(each.id for each in self._base.open_submissions), *added]:
             submission = self._give_seed(self._get_submission(key), mix)
@@ -146,6 +136,13 @@ class Draft:
                 self._submissions[key] = following
             if verdict is not None:
                 self._verdicts[key] = verdict
+                self._standings |= apply_verdict(
+                    {**self._base.standings, **self._standings},
+                    following,
+                    verdict,
+                    self._base.params,
+                    height=self._height,
+                )
         self._change_members()
 
     def get_state(self) -> LedgerState:
@@ -155,6 +152,7 @@ class Draft:
             members=self._members,
             membership=self._membership,
             standings=self._standings,
+            registrations=self._registrations,
             submissions=self._submissions,
             verdicts=self._verdicts,
         )
@@ -190,10 +188,23 @@ class Draft:
         due = not submission.seed and submission.phase in (ANCHORED, SEEDING)
         if not due or self._base.params.seed_source != BEACON:
             return submission
-        fault_limit = compute_fault_limit(len(self._base.validators))
-        if not is_mixed(submission.anchored_height, self._get_standings(), fault_limit):
+        if not self._is_mixed(submission.anchored_height):
             return submission
         return replace(submission, seed=compute_seed(mix, submission.id))
+
+    def _seed_registrations(self, mix: bytes) -> None:
+        """R28: like a submission's, or by the id of the block that carried the registration."""
+        from_beacon = self._base.params.seed_source == BEACON
+        randomness = mix if from_beacon else self._base.last_id
+        for registration in self._base.seedless_registrations:
+            if not from_beacon or self._is_mixed(registration.height):
+                seed = compute_registered_seed(randomness, registration.id)
+                current = self._get_registration(registration.id)
+                self._registrations[registration.id] = replace(current, seed=seed)
+
+    def _is_mixed(self, since: int) -> bool:
+        fault_limit = compute_fault_limit(len(self._base.validators))
+        return is_mixed(since, self._get_standings(), fault_limit)
 
     def _change_members(self) -> None:
         """R24: the next height is agreed on under the new membership."""
@@ -231,25 +242,37 @@ class Draft:
             )
         self._standings[standing.id] = standing
 
-    def _check_envelope(self, tx: Tx) -> Payload:
-        """R7: a member with the right role signed it for this network and about this time."""
-        role = _ROLES.get(tx.kind)
-        if role is None:
-            raise InvalidTransaction(f"unknown transaction kind {tx.kind!r}")
-        member = self._base.members.get(tx.sender)
-        if member is None or not member.roles & role:
+    def _register(self, sender: bytes, register: Register) -> None:
+        """R28."""
+        registration, standing = apply_register(
+            register, self._get_standing(sender), height=self._height, network=self._base.network
+        )
+        self._registrations[registration.id] = registration
+        self._standings[sender] = standing
+
+    def _get_registration(self, registration_id: bytes) -> Registration:
+        found = self._registrations.get(registration_id) or self._base.registrations.get(
+            registration_id
+        )
+        if found is None:
             raise InvalidTransaction(
-                f"{tx.sender.hex()[:8]} is not a member that may send {tx.kind}",
-                slug="not-a-member",
+                f"no registration {registration_id.hex()[:8]} is on the chain",
+                slug="unknown-registration",
             )
-        if not self._height <= tx.valid_until <= self._height + MAX_VALID_AHEAD:
+        return found
+
+    def _use_registration(self, sender: bytes, submit: Submit) -> Registration:
+        """R8: for one run that is valid or may become so."""
+        registration = self._get_registration(submit.registration)
+        validate_use(registration, submit, sender=sender)
+        user = registration.submission
+        verdict = self._base.verdicts.get(user)
+        if user and (verdict is None or verdict.outcome == VALID):
             raise InvalidTransaction(
-                f"valid until height {tx.valid_until}; block {self._height} takes"
-                f" {self._height} to {self._height + MAX_VALID_AHEAD}",
-                slug="expired",
+                f"submission {user.hex()[:8]} has used this registration",
+                slug="registration-used",
             )
-        verify_tx(tx, self._base.network)
-        return decode_payload(tx)
+        return registration
 
     def _make_submission(self, sender: bytes, submit: Submit) -> Submission:
         """R8: a well-formed record of a model that is not on the chain yet."""
@@ -264,6 +287,13 @@ class Draft:
                 f"the same model is on the chain as submission {other.hex()[:8]}",
                 slug="duplicate",
             )
+        if submit.parent:
+            validate_parent(submit, self._base.verdicts)
+        registrations = 0
+        if submit.registration:
+            used = self._use_registration(sender, submit)
+            self._registrations[used.id] = replace(used, submission=submission_id)
+            registrations = self._get_standing(sender).registrations
         self._models[model] = submission_id
         return Submission(
             id=submission_id,
@@ -271,10 +301,11 @@ class Draft:
             submit=submit,
             anchored_height=self._height,
             deadline=self._height + self._base.params.hold_window,
+            registrations=registrations,
         )
 
     def _apply_answer(self, sender: bytes, payload: Answer) -> Submission:
-        """R9 to R12: an answer about a submission on the chain."""
+        """R9 to R12, R26: an answer about a submission on the chain."""
         submission = self._get_submission(payload.submission)
         if isinstance(payload, Hold):
             return apply_hold(submission, sender=sender)
@@ -286,6 +317,12 @@ class Draft:
             return apply_witness(
                 submission, payload, self._terms, sender=sender, height=self._height
             )
+        if isinstance(payload, WorkRefutation):
+            refuted = apply_work_refutation(submission, payload, self._terms, sender=sender)
+            self._standings[payload.verifier] = strike_liar(
+                self._get_standing(payload.verifier), self._base.params, self._height
+            )
+            return refuted
         return apply_panel_vote(submission, payload, sender=sender)
 
     def _get_seed(self, submission: Submission) -> bytes:

@@ -15,16 +15,8 @@ from msgspec.structs import replace
 from milepost_consensus.election import compute_work_step
 from milepost_consensus.members import VERIFIER, Member
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import (
-    AGREES,
-    MISSED,
-    OPEN,
-    REFUTED,
-    Duty,
-    Submission,
-    Submit,
-    get_interval_steps,
-)
+from milepost_consensus.payloads import Submit, get_interval_steps
+from milepost_consensus.submissions import AGREES, LAZY, MISSED, OPEN, REFUTED, Duty, Submission
 
 MAX_STRETCH: Final = 1_000_000
 """Heights that slow steps can add to a retracing window: a day at ten blocks a second."""
@@ -44,6 +36,8 @@ class Terms:
     """Validators that must hold a record before its election."""
     jailed: frozenset[bytes] = frozenset()
     """Members that are not elected."""
+    barred: frozenset[bytes] = frozenset()
+    """Members that accuse nobody any more."""
 
     @property
     def panel_majority(self) -> int:
@@ -92,7 +86,8 @@ def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple
 
     Standbys come before the quorum, members that missed nothing before those that did, little
     work before much, then the order of the shuffle.  Never a fresh draw: abstaining must not
-    re-roll the dice.  Whoever accused falsely in this submission is passed over.
+    re-roll the dice.  Whoever accused falsely or was lazy in this submission is passed over.  Work
+    steps are drawn anew: refuting a lazy answer made the gradient of one known.
     """
     order = (*submission.standbys, *submission.quorum)
     place = {verifier: position for position, verifier in enumerate(order)}
@@ -104,7 +99,7 @@ def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple
         for accusation in submission.accusations
         if accusation.outcome == REFUTED
         for accuser in accusation.accusers
-    }
+    } | {duty.verifier for duty in submission.duties if duty.answer == LAZY}
     found: list[Duty] = []
     for interval, need in sorted(needs.items()):
         candidates = sorted(
@@ -119,7 +114,11 @@ def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple
                     verifier=verifier,
                     flagged=int(interval in submission.flagged),
                     work_step=compute_work_step(
-                        submission.seed, submission.submit, interval, verifier
+                        submission.seed,
+                        submission.submit,
+                        interval,
+                        verifier,
+                        extension=submission.extensions + 1,
                     ),
                 )
             )

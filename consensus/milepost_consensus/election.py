@@ -13,12 +13,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import (
-    Duty,
-    Submit,
-    get_interval_count,
-    get_interval_steps,
-)
+from milepost_consensus.payloads import Submit, get_interval_count, get_interval_steps
+from milepost_consensus.submissions import Duty
 
 T = TypeVar("T")
 
@@ -75,14 +71,17 @@ def compute_seed(randomness: bytes, submission_id: bytes) -> bytes:
     return compute_digest("seed", randomness + submission_id)
 
 
-def compute_work_step(seed: bytes, submit: Submit, interval: int, verifier: bytes) -> int:
-    """The step whose state a verifier's work digest covers.
+def compute_work_step(
+    seed: bytes, submit: Submit, interval: int, verifier: bytes, *, extension: int = 0
+) -> int:
+    """The step whose gradient a verifier's work digest covers.
 
-    Never the last step of an interval that has others: that state is in the record.
+    It lies in the second half of the interval, so who stops there has done at least half of it.
     """
     steps = get_interval_steps(submit, interval)
-    drbg = Drbg(seed + interval.to_bytes(8, "big") + verifier, "work")
-    return steps.start + drbg.below(max(1, len(steps) - 1))
+    place = interval.to_bytes(8, "big") + verifier + extension.to_bytes(8, "big")
+    skipped = len(steps) // 2
+    return steps.start + skipped + Drbg(seed + place, "work").below(len(steps) - skipped)
 
 
 def elect(
@@ -119,19 +118,19 @@ def elect(
 def _deal_witness(
     seed: bytes, submit: Submit, quorum: list[bytes], flagged: Sequence[int], params: Params
 ) -> list[tuple[int, bytes]]:
-    """Sub-quorums of flagged intervals by cyclic deal, auditors of the others from shuffles."""
+    """Sub-quorums of flagged intervals by cyclic deal, auditors from shuffles of the first and the
+    last interval and of those drawn among the others."""
     count, size = get_interval_count(submit), min(params.sub_quorum_size, len(quorum))
     deals = [
         (interval, quorum[(turn * size + seat) % len(quorum)])
         for turn, interval in enumerate(flagged)
         for seat in range(size)
     ]
+    ends = {0, count - 1} - {*flagged}
+    fill = _draw_fill(seed, count, {*flagged, *ends}, params)
     drbg, deck = Drbg(seed, "audits"), list[bytes]()
-    for interval in range(count):
-        if interval in flagged:
-            continue
-        ends = interval in (0, count - 1)
-        need = min(max(params.auditors, 1) if ends else params.auditors, len(quorum))
+    for interval in sorted({*ends, *fill}):
+        need = min(max(params.auditors, interval in ends), len(quorum))
         deals += [(interval, verifier) for verifier in _draw_hand(drbg, deck, quorum, need)]
     return deals
 
@@ -152,6 +151,13 @@ def _draw_hand(drbg: Drbg, deck: list[bytes], quorum: list[bytes], need: int) ->
     return hand
 
 
+def _draw_fill(seed: bytes, count: int, chosen: set[int], params: Params) -> list[int]:
+    """Intervals drawn beside those chosen anyway, up to the share that the network checks."""
+    target = max(1, -(-count * params.audit_permille // 1_000))
+    rest = [interval for interval in range(count) if interval not in chosen]
+    return Drbg(seed, "fill").shuffle(rest)[: max(0, target - len(chosen))]
+
+
 def _deal_majority(
     seed: bytes, submit: Submit, quorum: list[bytes], flagged: Sequence[int], params: Params
 ) -> list[tuple[int, bytes]]:
@@ -160,10 +166,7 @@ def _deal_majority(
     A quorum smaller than the selection goes round again, so that no interval lacks a voter.
     """
     count = get_interval_count(submit)
-    target = max(1, -(-count * params.audit_permille // 1_000))
-    rest = [interval for interval in range(count) if interval not in flagged]
-    fill = Drbg(seed, "fill").shuffle(rest)[: max(0, target - len(flagged))]
-    selected = sorted([*flagged, *fill])
+    selected = sorted([*flagged, *_draw_fill(seed, count, {*flagged}, params)])
     return [
         (selected[turn % len(selected)], quorum[turn % len(quorum)])
         for turn in range(max(len(selected), len(quorum)))

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import Proposal, Vote
 
 Message = Proposal | Vote

@@ -23,8 +23,8 @@ from milepost_consensus.members import (
     validate_member,
 )
 from milepost_consensus.params import MAX_LINKS, MAX_MEMBERS, Params
+from milepost_consensus.payloads import Approval, Evidence, MemberUpdate, OnionRefresh
 from milepost_consensus.standings import Standing, strike, turn_over
-from milepost_consensus.submissions import Approval, Evidence, MemberUpdate, OnionRefresh
 from milepost_consensus.votes import Proposal, ProposalClaim, Vote, get_claim, verify_vote
 
 VOTE: Final = "vote"

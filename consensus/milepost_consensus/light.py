@@ -30,6 +30,7 @@ from milepost_consensus.members import (
 )
 from milepost_consensus.merkle import verify_path
 from milepost_consensus.params import MAX_MEMBERS, MAX_PATH
+from milepost_consensus.payloads import compute_submission_id, get_interval_count
 from milepost_consensus.state import (
     LedgerState,
     encode_leaf,
@@ -37,13 +38,8 @@ from milepost_consensus.state import (
     get_submission_key,
     get_verdict_key,
 )
-from milepost_consensus.submissions import (
-    DECIDED,
-    Submission,
-    compute_submission_id,
-    get_interval_count,
-)
-from milepost_consensus.verdicts import Verdict
+from milepost_consensus.submissions import DECIDED, Submission
+from milepost_consensus.verdicts import Verdict, compute_coverage
 from milepost_consensus.views import View, from_view, to_view
 
 TRUST_FORMAT: Final = "milepost/trust/1"
@@ -308,6 +304,11 @@ def _verify_subject(bundle: ProofBundle, trust: Trust) -> Check:
         and verdict.sender == submission.sender
         and verdict.model_digest == submission.submit.model_digest
         and verdict.intervals == get_interval_count(submission.submit)
+        and verdict.registration == submission.submit.registration
+        and verdict.parent == submission.submit.parent
+        and verdict.registrations == submission.registrations
+        and verdict.coverage
+        == compute_coverage(verdict.retraced, intervals=verdict.intervals, rule=verdict.rule)
         and verdict.height <= bundle.header.height
     )
     if not fits:

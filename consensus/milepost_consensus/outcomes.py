@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from milepost_consensus.duties import Terms, get_required
+from milepost_consensus.payloads import get_interval_count
 from milepost_consensus.submissions import (
     AGREES,
     DIFFERS,
@@ -17,11 +18,11 @@ from milepost_consensus.submissions import (
     UPHELD,
     Accusation,
     Submission,
-    get_interval_count,
 )
 from milepost_consensus.verdicts import (
     ANCHORED_ONLY,
     FULL,
+    FULL_REGISTERED,
     INVALID,
     SAMPLED,
     UNDECIDED,
@@ -29,6 +30,7 @@ from milepost_consensus.verdicts import (
     IntervalResult,
     Refutation,
     Verdict,
+    compute_coverage,
 )
 
 
@@ -185,20 +187,22 @@ def _make_verdict(
     refuted: tuple[Refutation, ...] = (),
 ) -> Verdict:
     """R20: the assurance says how much was retraced, and nothing where there is no answer."""
-    results = get_results(submission)
-    intervals = get_interval_count(submission.submit)
+    results, submit = get_results(submission), submission.submit
+    intervals = get_interval_count(submit)
     if outcome == UNDECIDED:
         assurance = ANCHORED_ONLY
+    elif len(results) < intervals:
+        assurance = SAMPLED
     else:
-        assurance = FULL if len(results) == intervals else SAMPLED
+        assurance = FULL_REGISTERED if submit.registration else FULL
     return Verdict(
         submission=submission.id,
         sender=submission.sender,
-        model_digest=submission.submit.model_digest,
+        model_digest=submit.model_digest,
         outcome=outcome,
         reason=reason,
         assurance=assurance,
-        profile=submission.submit.profile,
+        profile=submit.profile,
         rule=terms.params.rule,
         intervals=intervals,
         retraced=results,
@@ -207,4 +211,8 @@ def _make_verdict(
         seed=submission.seed,
         anchored_height=submission.anchored_height,
         height=height,
+        registration=submit.registration,
+        parent=submit.parent,
+        registrations=submission.registrations,
+        coverage=compute_coverage(results, intervals=intervals, rule=terms.params.rule),
     )

@@ -48,8 +48,8 @@ class Params(Wire, frozen=True):
     """Verifiers that retrain one flagged interval (capped by the quorum)."""
     auditors: Uint = 1
     """Verifiers that retrain one unflagged interval (rule witness); 0 leaves it unretraced."""
-    audit_permille: Uint = 500
-    """Share of all intervals that rule majority checks: the flagged ones, filled up at random."""
+    audit_permille: Uint = 1_000
+    """Share of all intervals that are checked: the flagged ones, filled up at random."""
     hold_window: Uint = 200
     attest_window: Uint = 200
     witness_window: Uint = 4
@@ -65,6 +65,10 @@ class Params(Wire, frozen=True):
     """Heights for which the order of proposers stays."""
     max_missed_turns: Uint = 10
     """Turns as proposer missed in a row that jail a member from elections."""
+    max_missed_duties: Uint = 3
+    """Submissions in a row of which a verifier answered no duty that jail it."""
+    max_strikes: Uint = 3
+    """Strikes for wrong words about training after which a member can accuse nobody any more."""
     jail_heights: Uint = 1_000
     """How long a member is not elected after an offence."""
     timeout_ms: Uint = 2_000
@@ -95,7 +99,13 @@ def validate_params(params: Params) -> None:
         validate_uint(name, getattr(params, name), low=1, high=1_000_000)
     validate_uint("witness_window", params.witness_window, low=1, high=1_000_000)
     validate_uint("max_extensions", params.max_extensions, high=100)
-    for name in ("epoch_blocks", "max_missed_turns", "jail_heights"):
+    for name in (
+        "epoch_blocks",
+        "max_missed_turns",
+        "max_missed_duties",
+        "max_strikes",
+        "jail_heights",
+    ):
         validate_uint(name, getattr(params, name), low=1, high=1_000_000)
     for name in (
         "min_block_ms",

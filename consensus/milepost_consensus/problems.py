@@ -92,6 +92,13 @@ PROBLEMS: dict[str, Problem] = {
         "Use up to 64 letters, digits, dots, underscores and hyphens, starting with a letter"
         " or digit.",
     ),
+    "bad-parent": Problem(
+        "Parent cannot be used",
+        "A run starts from the model of a parent only where that submission is VALID and its model"
+        " is the one in the run's first snapshot. Otherwise the chain would show a lineage that it"
+        " has not checked.",
+        "Name the submission of the model that the run started from, once it is VALID, or none.",
+    ),
     "bad-path": Problem(
         "Inclusion path does not fit",
         "A Merkle path must lead from the object to the root that was signed. This one leads"
@@ -333,6 +340,12 @@ PROBLEMS: dict[str, Problem] = {
         "Ask the submitter for model.proof.json, or submit the run: the file is written with the"
         " verdict. Name it with `--proof`.",
     ),
+    "no-seed": Problem(
+        "Registration without a seed",
+        "A registration gets the seed of its run from the beacon some blocks later, when nobody can"
+        " choose it any more. A run that was submitted before cannot have used it.",
+        "Wait for the seed, train with it, and submit that run.",
+    ),
     "no-such-thing": Problem(
         "Nothing of that name",
         "There is no such file, folder, submission, block or node.",
@@ -374,6 +387,12 @@ PROBLEMS: dict[str, Problem] = {
         "The membership changes only if more than two thirds of the present validators sign the"
         " change: whoever controls fewer must not be able to add friends or remove others.",
         "Collect the approvals that are missing; each validator signs the same bytes.",
+    ),
+    "not-as-registered": Problem(
+        "Other than registered",
+        "A registered run uses the data and the parent that its registration names. The submission"
+        " names others.",
+        "Submit the run that was registered, or register this one and train it from the new seed.",
     ),
     "not-decided": Problem(
         "No verdict yet",
@@ -425,6 +444,13 @@ PROBLEMS: dict[str, Problem] = {
         "Nothing to do on a node of this release. Otherwise compare your election with"
         " docs/spec/election.md.",
     ),
+    "nothing-to-refute": Problem(
+        "Nothing to refute",
+        "A work refutation shows that a verifier's work digest is wrong. This verifier did not say"
+        " that it retrained the interval, or its digest is right.",
+        "Nothing to do: somebody else refuted it first, or the interval was retraced as it should"
+        " be.",
+    ),
     "one-step-per-batch": Problem(
         "Not one step per batch",
         "A recorded step is one batch, one opt.step() and one run.log(loss), in a loop over"
@@ -464,6 +490,12 @@ PROBLEMS: dict[str, Problem] = {
         "A node looked at the request and said no, without naming a rule.",
         "The message is all it said. The node's log says more.",
     ),
+    "registration-used": Problem(
+        "Registration used already",
+        "A registration gives one run its seed. Another submission uses this one and is VALID or"
+        " not decided yet.",
+        "Register again for another run.",
+    ),
     "snapshot-broken": Problem(
         "File is damaged",
         "A file of tensors or steps must be exactly as long as its header says, without gaps,"
@@ -494,6 +526,13 @@ PROBLEMS: dict[str, Problem] = {
         "Everything that a stranger can send has a limit, so that nobody can fill another's memory"
         " or disk.",
         "The message names the limit. Split the work into smaller pieces.",
+    ),
+    "too-many-strikes": Problem(
+        "Accuses nobody any more",
+        "A verifier that was wrong about training too often cannot make all others recompute steps"
+        " any more.",
+        "Find out why the machine was wrong: the known-answer test runs when a node starts. The key"
+        " stays barred; the other members may admit a new one.",
     ),
     "too-slow": Problem(
         "Request too slow",
@@ -536,6 +575,11 @@ PROBLEMS: dict[str, Problem] = {
         " harmless. The model uses another one, or a listed one with an argument that recipes"
         " leave out.",
         "The message says what to write instead. The list is in milepost_ml/operators.py.",
+    ),
+    "unknown-registration": Problem(
+        "Registration unknown",
+        "The sender has no such registration on the chain.",
+        "Register first, and submit with the key that registered.",
     ),
     "unknown-submission": Problem(
         "No such submission",
@@ -596,6 +640,13 @@ PROBLEMS: dict[str, Problem] = {
         "model.safetensors in the run folder has other tensors than the last snapshot, as after"
         " merging an adapter or exporting to another layout.",
         "Submit the model as it was trained: put back the file that the recorder wrote.",
+    ),
+    "wrong-attempt": Problem(
+        "Registrations counted wrong",
+        "A registration says how many its sender made before, so that asking again for a seed"
+        " shows. The chain counts another number.",
+        "Register again; the client asks the chain for the number. If you see it often, somebody"
+        " else may use the key.",
     ),
     "wrong-mode": Problem(
         "Model in another mode",

@@ -25,9 +25,11 @@ from milepost_consensus.params import (
     MAX_BLOCK_TRANSACTIONS,
     Params,
 )
+from milepost_consensus.registrations import Registration
 from milepost_consensus.standings import owes_reveal
 from milepost_consensus.state import LedgerState, SetChange
-from milepost_consensus.submissions import ANCHORED, SEEDING, Submission, Tx
+from milepost_consensus.submissions import ANCHORED, SEEDING, Submission
+from milepost_consensus.transactions import Tx
 
 HEADER_BYTES: Final = 1_024
 """Room for the header and framing in a block's byte limit."""
@@ -132,11 +134,13 @@ def owes(state: LedgerState, proposer: bytes, round_: int) -> bool:
 
 def get_block_delay_ms(state: LedgerState) -> int | None:
     """How long after the last block an empty one is due; None while nothing waits for heights."""
-    if not state.open_submissions and not state.membership.effective_height:
-        return None
     if any(_awaits_election(submission, state.params) for submission in state.open_submissions):
         return state.params.min_block_ms
-    return state.params.idle_block_ms
+    if any(_awaits_seed(registration, state) for registration in state.seedless_registrations):
+        return state.params.min_block_ms
+    if state.open_submissions or state.membership.effective_height:
+        return state.params.idle_block_ms
+    return None
 
 
 def _awaits_election(submission: Submission, params: Params) -> bool:
@@ -144,6 +148,11 @@ def _awaits_election(submission: Submission, params: Params) -> bool:
     if submission.phase == SEEDING:
         return True
     return params.seed_source == BEACON and submission.phase == ANCHORED and not submission.seed
+
+
+def _awaits_seed(registration: Registration, state: LedgerState) -> bool:
+    """Whether blocks are made for the seed of a run; not for ever, where nobody reveals."""
+    return state.height < registration.height + state.params.hold_window
 
 
 def get_earliest_time_ms(state: LedgerState, *, empty: bool) -> int:

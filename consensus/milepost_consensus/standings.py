@@ -37,6 +37,12 @@ class Standing(Wire, frozen=True):
     offence: Uint = 0
     """The height of the last double signature that was proven."""
     strikes: Uint = 0
+    lies: Uint = 0
+    """Strikes that stand for words about training which the ledger found wrong."""
+    missed_duties: Uint = 0
+    """Submissions in a row of which the member answered no duty."""
+    registrations: Uint = 0
+    """Registrations that the member made."""
     jailed_until: Uint = 0
     """The last height at which the member is not elected."""
 

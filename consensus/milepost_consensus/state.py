@@ -6,6 +6,7 @@ key followed by the canonical bytes of its value:
     "member/" + member id          Member
     "membership"                   Membership
     "standing/" + member id        Standing
+    "registration/" + its id       Registration
     "submission/" + submission id  Submission
     "verdict/" + submission id     Verdict
 
@@ -34,6 +35,7 @@ from milepost_consensus.members import (
 )
 from milepost_consensus.merkle import compute_leaf_hash
 from milepost_consensus.params import Params
+from milepost_consensus.registrations import Registration
 from milepost_consensus.standings import Standing, make_standing
 from milepost_consensus.submissions import DECIDED, Submission
 from milepost_consensus.verdicts import VALID, Verdict
@@ -41,6 +43,7 @@ from milepost_consensus.verdicts import VALID, Verdict
 MEMBER_PREFIX: Final = b"member/"
 MEMBERSHIP_KEY: Final = b"membership"
 STANDING_PREFIX: Final = b"standing/"
+REGISTRATION_PREFIX: Final = b"registration/"
 SUBMISSION_PREFIX: Final = b"submission/"
 VERDICT_PREFIX: Final = b"verdict/"
 
@@ -78,6 +81,7 @@ class LedgerState:
     """Those who agree on the next block; former members have no role."""
     membership: Membership
     standings: Mapping[bytes, Standing]
+    registrations: Mapping[bytes, Registration]
     submissions: Mapping[bytes, Submission]
     verdicts: Mapping[bytes, Verdict]
     leaf_hashes: KeyedTree
@@ -139,6 +143,16 @@ class LedgerState:
         )
 
     @cached_property
+    def seedless_registrations(self) -> tuple[Registration, ...]:
+        """Registrations that wait for the seed of their run, oldest first, then by id."""
+        return tuple(
+            sorted(
+                (r for r in self.registrations.values() if not r.seed),
+                key=lambda r: (r.height, r.id),
+            )
+        )
+
+    @cached_property
     def sorted_keys(self) -> tuple[bytes, ...]:
         """The keys of all entries in the order of the tree's leaves."""
         return tuple(self.leaf_hashes)
@@ -157,6 +171,11 @@ def get_member_key(member_id: bytes) -> bytes:
 def get_standing_key(member_id: bytes) -> bytes:
     """The key of a member's standing."""
     return STANDING_PREFIX + member_id
+
+
+def get_registration_key(registration_id: bytes) -> bytes:
+    """The key of a registration's entry."""
+    return REGISTRATION_PREFIX + registration_id
 
 
 def get_submission_key(submission_id: bytes) -> bytes:
@@ -190,6 +209,7 @@ def make_initial_state(genesis: Genesis) -> LedgerState:
         members={},
         membership=Membership(),
         standings={},
+        registrations={},
         submissions={},
         verdicts={},
         leaf_hashes=KeyedTree(),
@@ -208,6 +228,7 @@ def apply_entries(
     members: Mapping[bytes, Member] | None = None,
     membership: Membership | None = None,
     standings: Mapping[bytes, Standing] | None = None,
+    registrations: Mapping[bytes, Registration] | None = None,
     submissions: Mapping[bytes, Submission] | None = None,
     verdicts: Mapping[bytes, Verdict] | None = None,
 ) -> LedgerState:
@@ -216,6 +237,7 @@ def apply_entries(
         **({} if membership is None else {MEMBERSHIP_KEY: membership}),
         **{get_member_key(key): value for key, value in (members or {}).items()},
         **{get_standing_key(key): value for key, value in (standings or {}).items()},
+        **{get_registration_key(key): value for key, value in (registrations or {}).items()},
         **{get_submission_key(key): value for key, value in (submissions or {}).items()},
         **{get_verdict_key(key): value for key, value in (verdicts or {}).items()},
     }
@@ -227,6 +249,9 @@ def apply_entries(
         members={**state.members, **members} if members else state.members,
         membership=state.membership if membership is None else membership,
         standings={**state.standings, **standings} if standings else state.standings,
+        registrations=(
+            {**state.registrations, **registrations} if registrations else state.registrations
+        ),
         submissions={**state.submissions, **submissions} if submissions else state.submissions,
         verdicts={**state.verdicts, **verdicts} if verdicts else state.verdicts,
         leaf_hashes=state.leaf_hashes.write(hashes),
@@ -245,6 +270,7 @@ def get_entry(state: LedgerState, key: bytes) -> Wire:
     for prefix, entries in (
         (MEMBER_PREFIX, state.members),
         (STANDING_PREFIX, state.standings),
+        (REGISTRATION_PREFIX, state.registrations),
         (SUBMISSION_PREFIX, state.submissions),
         (VERDICT_PREFIX, state.verdicts),
     ):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from math import comb
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
+from milepost_consensus.audits import compute_miss_ppm
 from milepost_consensus.encoding import Uint, Wire
-from milepost_consensus.submissions import CLASS, EXACT, ROUNDED
+from milepost_consensus.payloads import CLASS, EXACT, ROUNDED
 
 VALID: Final = "VALID"
 INVALID: Final = "INVALID"
 UNDECIDED: Final = "UNDECIDED"
 
 FULL: Final = "FULL"
+FULL_REGISTERED: Final = "FULL+REGISTERED"
 SAMPLED: Final = "SAMPLED"
 ANCHORED_ONLY: Final = "ANCHORED"
 
@@ -33,6 +35,13 @@ class IntervalResult(Wire, frozen=True):
     assigned: Uint
     agreed: Uint
     differed: Uint
+
+
+class Miss(Wire, frozen=True):
+    """The chance, in 10^-6, that `altered` intervals that look ordinary escaped every verifier."""
+
+    altered: Uint
+    ppm: Uint
 
 
 class Refutation(Wire, frozen=True):
@@ -69,54 +78,38 @@ class Verdict(Wire, frozen=True):
     seed: bytes
     anchored_height: Uint
     height: Uint
+    registration: bytes
+    """The registration that gave the run its seed; empty without one."""
+    parent: bytes
+    """The submission whose model the run started from; empty without one."""
+    registrations: Uint
+    """How many registrations the submitter had made when it submitted; 0 without one.  Who asks
+    for a hundred seeds can keep the run that suits."""
+    coverage: tuple[Miss, ...]
+    """What altered intervals could have hoped for."""
 
 
 COVERAGE_ALTERED: Final = (1, 2, 5)
 """Numbers of altered intervals for which coverage states the chance of having missed them."""
 
 
-class Miss(NamedTuple):
-    """The chance, in 10^-6, that `altered` intervals that look ordinary escaped every verifier."""
-
-    altered: int
-    ppm: int
-
-
-class Coverage(NamedTuple):
-    """How much of a run a verdict rests on."""
-
-    intervals: int
-    retraced: int
-    misses: tuple[Miss, ...]
-
-
-def compute_coverage(verdict: Verdict) -> Coverage:
-    """What a verdict covers, and what an altered run had hoped for.
+def compute_coverage(
+    results: Sequence[IntervalResult], *, intervals: int, rule: str
+) -> tuple[Miss, ...]:
+    """What an altered run had hoped for.
 
     An adversary sees beforehand which intervals will be flagged, and under rule witness that the
     first and the last are always retraced; only what was drawn among the others counts against it.
     """
-    retraced = {result.interval for result in verdict.retraced if result.agreed + result.differed}
-    foreseen = {result.interval for result in verdict.retraced if result.flagged}
-    if verdict.rule == "witness" and verdict.intervals:
-        foreseen |= {0, verdict.intervals - 1}
-    misses = tuple(
+    retraced = {result.interval for result in results if result.agreed + result.differed}
+    foreseen = {result.interval for result in results if result.flagged}
+    if rule == "witness":
+        foreseen |= {0, intervals - 1}
+    return tuple(
         Miss(
             altered,
-            compute_miss_ppm(verdict.intervals - len(foreseen), len(retraced - foreseen), altered),
+            compute_miss_ppm(intervals - len(foreseen), len(retraced - foreseen), altered),
         )
         for altered in COVERAGE_ALTERED
-        if altered <= verdict.intervals
+        if altered <= intervals
     )
-    return Coverage(verdict.intervals, len(retraced), misses)
-
-
-def compute_miss_ppm(intervals: int, retraced: int, altered: int) -> int:
-    """Probability, in 10^-6 rounded up, that none of `altered` intervals is among those retraced.
-
-    Hypergeometric: C(n - b, r) / C(n, r) for r of n intervals drawn without regard to content.
-    """
-    if altered > intervals - retraced:
-        return 0
-    total = comb(intervals, retraced)
-    return -(-comb(intervals - altered, retraced) * 1_000_000 // total)

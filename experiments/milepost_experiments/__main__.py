@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from milepost.cli import exits, output
+from milepost.cli.signals import treat_as_interrupt
 from milepost.errors import MilepostError
 from milepost_experiments.jobs import read_job
 from milepost_experiments.manifest import MANIFEST, find_differences
@@ -63,6 +64,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     job = read_job(options.target, preset=options.preset, overrides=options.overrides)
+    treat_as_interrupt()
+    # Settings that make no sense are refused before anything is written.
+    job.experiment.plan(job.config)
     folder = options.out or job.folder
     store = Store(folder, job)
     store.open()
@@ -138,9 +142,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _list_behaviours(options: argparse.Namespace) -> int:
-    from milepost_node.behaviours import BEHAVIOURS
+    from milepost_node.behaviours.builtin import BEHAVIOURS
 
-    output.print_table(("behaviour",), [(name or "(honest)",) for name in BEHAVIOURS])
+    rows = [(name, each.summary) for name, each in BEHAVIOURS.items()]
+    output.print_table(("behaviour", "what it does"), rows)
     return exits.YES
 
 

@@ -29,6 +29,11 @@ class Cell:
     """What it is about, as JSON can hold it."""
     needs: tuple[str, ...] = ()
     """Keys of cells whose rows it gets; they are computed before."""
+    settings: tuple[str, ...] | None = None
+    """The settings that decide its rows; None for all.  A change of others leaves it done."""
+    shared: str = ""
+    """What it is called in every experiment that computes the same cell from the same settings:
+    its file may be copied from the folder of one to that of another.  Empty for its own alone."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def draw_points(
     """Points with the ends of their intervals as bars."""
     below = [value - end for value, end in zip(y, low, strict=True)]
     above = [end - value for value, end in zip(y, high, strict=True)]
-    axes.errorbar(x, y, yerr=[below, above], fmt="o", markersize=4, capsize=3, **style)
+    settings = {"linestyle": "none", "marker": "o", "markersize": 4, "capsize": 3, **style}
+    axes.errorbar(x, y, yerr=[below, above], **settings)
 
 
 def label(axes: Axes, *, title: str = "", x: str = "", y: str = "", percent: str = "") -> None:

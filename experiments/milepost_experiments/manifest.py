@@ -83,12 +83,12 @@ def get_versions() -> dict[str, str]:
 
 
 def find_commit() -> str:
-    """The commit of the checkout that this code lies in, with "+" if it was changed since."""
+    """The commit of the checkout that this code lies in; "+" if this package changed since."""
     where = Path(__file__).parent
     commit = _run_git(where, "rev-parse", "HEAD")
     if commit is None:
         return ""
-    return commit + ("+" if _run_git(where, "status", "--porcelain", "--", "..") else "")
+    return commit + ("+" if _run_git(where, "status", "--porcelain", "--", ".") else "")
 
 
 def _run_git(where: Path, *arguments: str) -> str | None:

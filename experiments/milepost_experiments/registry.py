@@ -10,7 +10,9 @@ from milepost.errors import WrongUsage
 from milepost_experiments.experiment import Experiment
 
 EXPERIMENTS: Final[dict[str, str]] = {
+    "malicious-nodes": "milepost_experiments.malicious_nodes",
     "scalability": "milepost_experiments.scalability",
+    "verification-cost": "milepost_experiments.verification_cost",
     "weight-analysis": "milepost_experiments.weight_analysis",
 }
 """The module of each experiment, which holds it as `EXPERIMENT`."""

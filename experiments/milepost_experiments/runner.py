@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Final, NamedTuple
+from types import FrameType
+from typing import Final, NamedTuple, NoReturn
 
 from milepost.errors import MachineCannot, WrongUsage
 from milepost_experiments.experiment import Cell, Config, Inputs, Row
@@ -83,6 +85,11 @@ class _Pool:
                 finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     self._take(future)
+        except BaseException:
+            # What a cell has started (a network, say) it must be able to stop.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
@@ -114,9 +121,16 @@ class _Pool:
 
 
 def _start_worker() -> None:
+    # Ctrl-C reaches the whole terminal; this process ends when the one that started it says so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     os.nice(NICENESS)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _work(module: str, config: Config, cell: Cell, inputs: Inputs) -> list[Row]:

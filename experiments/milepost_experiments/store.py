@@ -74,10 +74,12 @@ class Store:
         return self.folder / CELLS / f"{cell.key}.json"
 
     def _compute_digest(self, cell: Cell) -> str:
+        config = self._job.config
+        names = config if cell.settings is None else cell.settings
         decisive = {
-            "experiment": self._job.experiment.name,
+            "of": cell.shared or self._job.experiment.name,
             "version": __version__,
-            "config": self._job.config,
+            "config": {name: config[name] for name in names},
             "cell": [cell.key, cell.parameters, cell.needs],
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

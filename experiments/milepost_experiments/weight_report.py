@@ -71,7 +71,8 @@ def _draw_thresholds(axes: Any, table: Table) -> None:
         range(len(PAPER_F1)), list(PAPER_F1.values()), "x", color=GREY, label="paper's Table II"
     )
     axes.set_xticks(range(len(_LABELS)), list(_LABELS.values()), fontsize=7)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.35)
+    axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.legend(loc="upper left", fontsize=7)
     label(axes, title="F1 per interval, 5 to 100 % poisoned")
 

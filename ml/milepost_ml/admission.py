@@ -18,9 +18,11 @@ import math
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_STEP_US
-from milepost_consensus.submissions import Submit, validate_submit
+from milepost_consensus.payloads import Submit, validate_submit
 from milepost_ml.commitments import compute_commitments, join_few
 from milepost_ml.digests import split_state
 from milepost_ml.errors import InvalidRecord
@@ -60,6 +62,7 @@ def validate_record(submit: Submit, files: RecordFiles) -> None:
     """
     _validate_form(submit)
     found, _ = _derive_submit(files, name=submit.name, step_us=submit.step_us)
+    found = replace(found, registration=submit.registration, parent=submit.parent)
     _validate_fields(submit, found)
 
 
@@ -101,6 +104,8 @@ def _derive_submit(files: RecordFiles, *, name: str, step_us: int) -> tuple[Subm
             compute_rate_sum(get_rates(recipe, get_steps(recipe, interval)))
             for interval in range(recipe.intervals)
         ),
+        initial_model_digest=commitments.initial_model_digest,
+        initial_optimizer_digest=commitments.initial_optimizer_digest,
         model_digest=commitments.model_digest,
         optimizer_digest=commitments.optimizer_digest,
         manifest=hashlib.sha256(encode_manifest(manifest)).digest(),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from milepost_consensus.merkle import compute_root
-from milepost_consensus.submissions import compute_state_digest
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.digests import (
     compute_batch_digest,
     compute_content_digest,
@@ -49,6 +49,8 @@ class Commitments(NamedTuple):
     snapshots: tuple[bytes, ...]
     step_roots: tuple[bytes, ...]
     change_scores: tuple[int, ...]
+    initial_model_digest: bytes
+    initial_optimizer_digest: bytes
     model_digest: bytes
     optimizer_digest: bytes
 
@@ -61,8 +63,8 @@ def compute_commitments(files: RecordFiles, recipe: Recipe) -> Commitments:
     roots: list[bytes] = []
     scores: list[int] = []
     state = read_state(files, recipe, 0)
-    parts = [compute_content_digest(part) for part in split_state(state)]
-    snapshots.append(compute_state_digest(0, *parts))
+    parts = initial = [compute_content_digest(part) for part in split_state(state)]
+    snapshots.append(compute_state_digest(0, *initial))
     for interval in range(recipe.intervals):
         before = get_parameters(recipe, state)
         state = read_state(files, recipe, interval + 1)
@@ -80,7 +82,12 @@ def compute_commitments(files: RecordFiles, recipe: Recipe) -> Commitments:
         roots.append(compute_root(compute_step_digests(snapshots[interval], rows)))
         scores.append(compute_change_score(before, get_parameters(recipe, state)))
     return Commitments(
-        compute_dataset_root(records), tuple(snapshots), tuple(roots), tuple(scores), *parts
+        compute_dataset_root(records),
+        tuple(snapshots),
+        tuple(roots),
+        tuple(scores),
+        *initial,
+        *parts,
     )
 
 

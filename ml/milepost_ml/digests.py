@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.merkle import compute_root
-from milepost_consensus.submissions import compute_state_digest
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.errors import InvalidRecord
 
 if TYPE_CHECKING:
@@ -140,15 +140,6 @@ def compute_snapshot_digest(step: int, tensors: Mapping[str, Array]) -> bytes:
     return compute_state_digest(
         step, compute_content_digest(model), compute_content_digest(optimizer)
     )
-
-
-def compute_work_digest(verifier: bytes, tensors: Mapping[str, Array]) -> bytes:
-    """BLAKE3 keyed to one verifier over all content of a state: only who has the state has it."""
-    hasher = blake3(key=compute_digest("work", verifier))
-    for part in split_state(tensors):
-        for piece in iterate_content(part):
-            hasher.update(piece)
-    return hasher.digest()
 
 
 def compute_record_digests(

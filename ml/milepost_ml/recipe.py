@@ -18,7 +18,7 @@ import msgspec
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
-from milepost_consensus.submissions import PROFILES, validate_device_class
+from milepost_consensus.payloads import PROFILES, validate_device_class
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.nodes import Graph, validate_graph

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost_consensus.submissions import compute_step_digest
+from milepost_consensus.step_digests import compute_step_digest
 from milepost_ml.digests import MODEL_PREFIX, NUMPY_CODES, compute_record_digests
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import (
@@ -43,7 +43,7 @@ from milepost_ml.snapshots import (
 )
 
 STEP_BYTES: Final = 100
-"""One step in a steps file: batch digest, gradient digest, loss (float32), state digest after."""
+"""One step in a steps file: batch, commitment to the gradient, loss (float32), state after."""
 MAX_RECORDS_READ: Final = 2**24
 """The digests of sixteen million records take about a gigabyte of memory."""
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
@@ -54,6 +54,7 @@ class StepCommitment(NamedTuple):
 
     batch: bytes
     gradient: bytes
+    """A digest of the gradient's content digest, which the record does not hold."""
     loss: bytes
     """Four bytes: float32, little-endian."""
     post: bytes

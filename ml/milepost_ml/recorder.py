@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from milepost_consensus.params import MAX_INTERVALS, MAX_STEPS_PER_INTERVAL
-from milepost_consensus.submissions import EXACT, PROFILES
+from milepost_consensus.payloads import EXACT, PROFILES
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.arithmetic.session import Session
 from milepost_ml.capture import Captured, capture

@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
 from milepost_consensus.merkle import compute_path, compute_root
-from milepost_consensus.submissions import Submit, compute_step_digest
-from milepost_ml.digests import compute_snapshot_digest, compute_work_digest
+from milepost_consensus.payloads import Submit
+from milepost_consensus.step_digests import (
+    compute_gradient_commitment,
+    compute_step_digest,
+    compute_work_digest,
+)
+from milepost_ml.digests import compute_snapshot_digest
 from milepost_ml.distance import MAX_DISTANCE_PPM, compute_distance_ppm
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA, FolderFiles, RecordFiles, get_snapshot_name, get_steps_name
@@ -62,9 +67,12 @@ class Retraced(NamedTuple):
     part: str
     """The first part of the step that differs: batch, gradient, loss, state, or failed."""
     work_digest: bytes
-    """Keyed to the verifier, over the retrained state after `work_step`; zero if none was got."""
+    """Keyed to the verifier, over the gradient of `work_step`; zero if none was got."""
     distance_ppm: int
-    """From the retrained end to the submitted end, in 10^-6 of the interval's movement."""
+    """From the retrained end to the submitted end, in 10^-6 of the interval's movement; 0 where
+    retracing stopped at the step that differs."""
+    trained: int
+    """How many steps this took, those for `pre_state` included."""
     seconds: float
 
 
@@ -157,6 +165,8 @@ class _Outcome(NamedTuple):
     """One step done again."""
 
     digest: bytes
+    gradient: bytes
+    """Its content digest; empty where the step failed."""
     post: bytes
     part: str
 
@@ -168,32 +178,36 @@ def _repeat_step(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
     try:
         result = stepper.run_step()
     except StepFailed as failure:
-        return _Outcome(compute_digest("step-failed", pre + failure.batch), b"", FAILED)
+        return _Outcome(compute_digest("step-failed", pre + failure.batch), b"", b"", FAILED)
     parts = ("batch", "gradient", "loss", "state")
-    pairs = zip(parts, result, row, strict=True)
-    part = next((name for name, mine, theirs in pairs if mine != theirs), AGREES)
-    digest = compute_step_digest(
-        pre=pre, batch=result.batch, gradient=result.gradient, loss=result.loss, post=result.post
+    mine = StepCommitment(
+        result.batch, compute_gradient_commitment(result.gradient), result.loss, result.post
     )
-    return _Outcome(digest, result.post, part)
+    differing = (name for name, got, said in zip(parts, mine, row, strict=True) if got != said)
+    digest = compute_step_digest(
+        pre=pre, batch=mine.batch, gradient=mine.gradient, loss=mine.loss, post=mine.post
+    )
+    return _Outcome(digest, result.gradient, result.post, next(differing, AGREES))
 
 
 def retrace_interval(
     submit: Submit, files: RecordFiles, interval: int, *, verifier: bytes, work_step: int
 ) -> Retraced:
-    """Train an interval of a submission again from its snapshot.
+    """Train an interval of a submission again from its snapshot, up to the first step that differs.
 
-    `verifier` keys the work digest over the state after `work_step`.  Raises InvalidRecord where
-    the files are not what was submitted; a record that contradicts itself does not raise.
+    One step refutes a record: what a verifier trained beyond it would be wasted.  `verifier` keys
+    the work digest over the gradient of `work_step`.  Raises InvalidRecord where the files are not
+    what was submitted; a record that contradicts itself does not raise.
     """
     opened = _open_interval(submit, files, interval)
-    return _retrace(opened, verifier=verifier, work_step=work_step)
+    return _retrace(opened, verifier=verifier, work_step=work_step, to_end=False)
 
 
 def retrace_recorded(folder: Path, interval: int) -> Retraced:
-    """Train an interval of a run folder again, before or after it is submitted.
+    """Train a whole interval of a run folder again, before or after it is submitted.
 
-    Raises InvalidRecord for files that do not fit together.
+    It goes on behind a step that differs, to say how far apart that leads.  Raises InvalidRecord
+    for files that do not fit together.
     """
     files = FolderFiles(folder)
     _, recipe = read_recipe(files)
@@ -203,24 +217,26 @@ def retrace_recorded(folder: Path, interval: int) -> Retraced:
     start = get_steps(recipe, interval).start
     pre = compute_snapshot_digest(start, read_state(files, recipe, interval))
     opened = _Interval(files, recipe, interval, pre, rows, compute_step_digests(pre, rows))
-    return _retrace(opened, verifier=ZERO_DIGEST, work_step=start)
+    return _retrace(opened, verifier=ZERO_DIGEST, work_step=start, to_end=True)
 
 
-def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
+def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool) -> Retraced:
     begin = time.perf_counter()
     stepper, start = _start(opened)
     end = _read_committed_state(opened, opened.number + 1, opened.rows[-1].post)
-    pre, work, distance = opened.pre, ZERO_DIGEST, MAX_DISTANCE_PPM
+    pre, work, trained = opened.pre, ZERO_DIGEST, 0
+    distance = MAX_DISTANCE_PPM if to_end else 0
     differs: tuple[int, _Outcome] | None = None
     for step, row in zip(opened.steps, opened.rows, strict=True):
         outcome = _repeat_step(stepper, pre, row)
+        trained += 1
         if outcome.part != AGREES and differs is None:
             differs = (step, outcome)
-        if outcome.part == FAILED:
+        if outcome.part == FAILED or (differs is not None and not to_end):
             break
         pre = outcome.post
         if step == work_step:
-            work = compute_work_digest(verifier, stepper.get_state())
+            work = compute_work_digest(verifier, outcome.gradient)
     else:
         distance = compute_distance_ppm(
             stepper.get_parameters(),
@@ -229,7 +245,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
         )
     if differs is None:
         seconds = time.perf_counter() - begin
-        return Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, seconds)
+        return Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, trained, seconds)
     step, outcome = differs
     place = _get_place(opened, step)
     return Retraced(
@@ -242,6 +258,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
         part=outcome.part,
         work_digest=work,
         distance_ppm=distance,
+        trained=trained + place,
         seconds=time.perf_counter() - begin,
     )
 

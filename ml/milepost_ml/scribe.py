@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from milepost_consensus.submissions import CLASS, compute_state_digest
+from milepost_consensus.payloads import CLASS
+from milepost_consensus.step_digests import compute_gradient_commitment, compute_state_digest
 from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX, compute_batch_digest
 from milepost_ml.distance import compute_distances
 from milepost_ml.errors import RecordingError
@@ -183,7 +184,9 @@ class Scribe:
             self._steps, images.model.compute_digest(), images.optimizer.compute_digest()
         )
         loss = np.float32(step.loss).astype("<f4").tobytes()
-        self._entries += batch + images.gradient.compute_digest() + loss + post
+        # Only a digest of the gradient's digest is public: who knows more has done the step.
+        gradient = compute_gradient_commitment(images.gradient.compute_digest())
+        self._entries += batch + gradient + loss + post
         if self._rates and self._rates[-1][1] == step.rate:
             self._rates[-1] = (self._rates[-1][0] + 1, step.rate)
         else:

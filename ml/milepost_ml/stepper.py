@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import torch
 
-from milepost_consensus.submissions import compute_state_digest
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.arithmetic.rounded import round_tensors
 from milepost_ml.digests import (
@@ -54,6 +54,7 @@ class StepResult(NamedTuple):
 
     batch: bytes
     gradient: bytes
+    """The content digest itself; a record holds a digest of it."""
     loss: bytes
     post: bytes
 

@@ -1,5 +1,6 @@
 """Start a node: `python -m milepost_node --home DIR`, or the script `milepost-node`.
 
+`--behaviours` lists how a node can be told to break the rules, for programs that import no node.
 Ends with 0 after SIGTERM or Ctrl-C, with 1 if the node failed, with 2 if it cannot start.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
@@ -19,6 +21,7 @@ from typing import Final
 import uvicorn
 
 from milepost_node.app import make_app
+from milepost_node.behaviours.builtin import BEHAVIOURS
 from milepost_node.errors import NodeError, SettingsError
 from milepost_node.http_protocol import BoundedProtocol
 from milepost_node.logs import configure_logs
@@ -106,13 +109,22 @@ async def serve(settings: Settings) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="milepost-node", description="Run a Milepost node.")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--home",
         type=Path,
-        required=True,
         help="folder with node.toml, node.key and genesis.json; the chain is kept there too",
     )
-    home = parser.parse_args(arguments).home
+    what.add_argument(
+        "--behaviours",
+        action="store_true",
+        help="print the ways in which a node can be told to break the rules, as JSON, and end",
+    )
+    options = parser.parse_args(arguments)
+    if options.behaviours:
+        print(json.dumps({name: each.summary for name, each in BEHAVIOURS.items()}, indent=2))
+        return
+    home = options.home
     try:
         settings = read_settings(home)
         configure_logs(home, settings.log_level)

@@ -18,7 +18,7 @@ from milepost_consensus.blocks import Block
 from milepost_consensus.encoding import decode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import SUBMIT, Tx, compute_tx_id
+from milepost_consensus.transactions import SUBMIT, Tx, compute_tx_id
 from milepost_node.errors import StoreError
 
 logger = logging.getLogger(__name__)

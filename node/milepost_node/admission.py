@@ -14,14 +14,9 @@ from typing import Final, NamedTuple
 from milepost_consensus.encoding import decode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import TransactionsWaiting
+from milepost_consensus.payloads import Submit, compute_submission_id
 from milepost_consensus.rules import check_tx
-from milepost_consensus.submissions import (
-    Submit,
-    Tx,
-    compute_submission_id,
-    compute_tx_id,
-    decode_payload,
-)
+from milepost_consensus.transactions import Tx, compute_tx_id, decode_payload
 from milepost_ml.errors import MilepostMLError
 from milepost_node.blobs import BlobStore
 from milepost_node.errors import InvalidRequest

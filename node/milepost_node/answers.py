@@ -14,13 +14,7 @@ from typing import Final, NamedTuple
 from milepost_consensus.crypto import Signer
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
-    Answer,
-    Governance,
-    Tx,
-    compute_tx_id,
-    make_tx,
-)
+from milepost_consensus.transactions import Answer, Governance, Tx, compute_tx_id, make_tx
 from milepost_node.clock import read_monotonic
 from milepost_node.mempool import Mempool
 

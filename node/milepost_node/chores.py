@@ -9,8 +9,9 @@ from typing import Final
 from milepost_consensus.beacon import Onion
 from milepost_consensus.events import Message
 from milepost_consensus.governance import make_evidence
+from milepost_consensus.payloads import OnionRefresh
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import EVIDENCE, ONION_REFRESH, OnionRefresh
+from milepost_consensus.transactions import EVIDENCE, ONION_REFRESH
 from milepost_node.answers import Answers
 
 logger = logging.getLogger(__name__)

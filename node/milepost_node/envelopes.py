@@ -14,7 +14,7 @@ import msgspec
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidEncoding
 from milepost_consensus.params import MAX_BLOCK_BYTES, MAX_MEMBERS
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import Proposal, Vote
 from milepost_node.mempool import MAX_TX_BYTES
 

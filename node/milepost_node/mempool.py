@@ -18,21 +18,17 @@ from milepost_consensus.blocks import Block
 from milepost_consensus.encoding import encode
 from milepost_consensus.errors import InvalidInput, InvalidTransaction
 from milepost_consensus.params import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS
+from milepost_consensus.payloads import Attest, Hold, PanelVote, Submit, Witness
 from milepost_consensus.rules import check_tx
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
+from milepost_consensus.transactions import (
     ATTEST,
     HOLD,
     PANEL_VOTE,
     SUBMIT,
     WITNESS,
-    Attest,
-    Hold,
-    PanelVote,
     Payload,
-    Submit,
     Tx,
-    Witness,
     compute_tx_id,
     decode_payload,
 )

@@ -20,7 +20,7 @@ from milepost_consensus.state import LedgerState
 from milepost_node.accepted import Accepted
 from milepost_node.admission import Admission
 from milepost_node.answers import Answers
-from milepost_node.behaviours import BEHAVIOURS
+from milepost_node.behaviours.registry import HONEST
 from milepost_node.blobs import BlobStore
 from milepost_node.chain import read_journal, replay_chain
 from milepost_node.channel import Channel, Poster
@@ -150,7 +150,8 @@ class Node:
         )
         self.verifier = Verifier(
             settings.signer.public,
-            behaviour=BEHAVIOURS[settings.malicious],
+            behaviour=settings.behaviour,
+            clique=settings.clique,
             get_state=lambda: self.runtime.state,
             answers=answers,
             blobs=self.blobs,
@@ -196,8 +197,12 @@ class Node:
 
     def start(self) -> None:
         """Take part.  The HTTP server is started by the caller, before or after."""
-        if self.settings.malicious:
-            logger.warning("THIS NODE LIES", extra={"malicious": self.settings.malicious})
+        behaviour = self.settings.behaviour
+        if behaviour is not HONEST:
+            logger.warning(
+                "THIS NODE BREAKS THE RULES ON PURPOSE: behaviour is set in its node.toml",
+                extra={"behaviour": behaviour.name, "does": behaviour.summary},
+            )
         state = self.runtime.state
         logger.info(
             "node started",
@@ -285,7 +290,7 @@ class Node:
             "peers_reachable": self.peers.reachable_count,
             "mempool": len(self.mempool),
             "version": VERSION,
-            "malicious": self.settings.malicious,
+            "behaviour": self.settings.behaviour.name,
             "signing": self._get_signing(),
             "key_in_use": self.runtime.key_in_use,
             "device_classes": list(self.verifier.device_classes),

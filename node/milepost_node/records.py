@@ -8,8 +8,8 @@ from typing import Final
 
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.errors import InvalidInput
+from milepost_consensus.payloads import Submit
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import Submit
 from milepost_consensus.verdicts import UNDECIDED
 from milepost_ml.errors import MilepostMLError
 from milepost_ml.files import MAX_MANIFEST_BYTES, Manifest, decode_manifest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from milepost_consensus.encoding import encode
-from milepost_consensus.submissions import Submit
+from milepost_consensus.payloads import Submit
 from milepost_node.jobs import (
     DeviceClasses,
     GetDeviceClasses,

@@ -41,7 +41,7 @@ from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
 from milepost_consensus.problems import PROBLEMS
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_node.clock import read_wall_ms
 from milepost_node.mempool import Mempool
 from milepost_node.proofs import build_proofs

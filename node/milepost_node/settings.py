@@ -3,7 +3,9 @@
     host = "127.0.0.1"            # where the HTTP server listens
     port = 7101
     name = "arbutus"              # for people; the key is the identity
-    malicious = ""                # "ordered" or "chaotic" makes this node lie, for demonstrations
+    behaviour = ""                # or one of docs/behaviours.md: this node then breaks the rules
+    behaviour_network = ""        # the name of the network on which it may
+    clique = []                   # submitters that a colluding node sides with
     threads = 1                   # that retrain a run of profile exact or rounded
 
     [limits]                      # all optional
@@ -24,9 +26,10 @@ from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import Genesis, validate_genesis
 from milepost_consensus.views import from_view, parse_json
+from milepost_node.behaviours.builtin import BEHAVIOURS
+from milepost_node.behaviours.registry import HONEST, Behaviour, load_behaviours
 from milepost_node.errors import SettingsError
 
-BEHAVIOURS: Final = ("", "ordered", "chaotic")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 """A genesis of a thousand members stays far below."""
@@ -72,6 +75,14 @@ _LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = {
 }
 
 
+_KNOWN: Final = frozenset(
+    {
+        *("host", "port", "name", "joining", "threads", "log_level", "limits"),
+        *("behaviour", "behaviour_network", "clique"),
+    }
+)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything a node is started with."""
@@ -84,7 +95,8 @@ class Settings:
     signer: Ed25519Signer
     joining: bool = False
     """Whether the key may be one that the members have not taken in yet."""
-    malicious: str = ""
+    behaviour: Behaviour = HONEST
+    clique: tuple[str, ...] = ()
     threads: int = 1
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)
@@ -98,25 +110,48 @@ def read_settings(home: Path) -> Settings:
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError is a ValueError; a number of 5,000 digits raises one of another kind.
         raise SettingsError(f"{file.name} is not TOML: {error}") from error
-    known = {"host", "port", "name", "joining", "malicious", "threads", "log_level", "limits"}
     for key in table:
-        if key not in known:
+        if key not in _KNOWN:
             raise SettingsError(
-                f"{file.name}: unknown key {_show(key)}; known are {', '.join(sorted(known))}"
+                f"{file.name}: unknown key {_show(key)}; known are {', '.join(sorted(_KNOWN))}"
             )
+    genesis = _read_genesis(home / "genesis.json")
     return Settings(
         home=home,
         host=_text(table, "host", default="127.0.0.1"),
         port=_integer(table, "port", low=1, high=65_535),
         name=_text(table, "name"),
-        genesis=_read_genesis(home / "genesis.json"),
+        genesis=genesis,
         signer=_read_key(home / "node.key"),
         joining=_boolean(table, "joining"),
-        malicious=_choice(table, "malicious", BEHAVIOURS, default=""),
+        behaviour=_read_behaviour(table, home, network=genesis.network),
+        clique=_texts(table, "clique"),
         threads=_integer(table, "threads", low=1, high=MAX_THREADS, default=1),
         log_level=_choice(table, "log_level", LOG_LEVELS, default="info"),
         limits=_read_limits(table.get("limits", {})),
     )
+
+
+def _read_behaviour(table: Mapping[str, object], home: Path, *, network: str) -> Behaviour:
+    """The behaviour that is named, for the network that is named with it.
+
+    So a file that was copied from a test network makes nobody lie on another one.
+    """
+    text = table.get("behaviour", "")
+    if text == "":
+        return HONEST
+    file, _, name = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    known = load_behaviours(home / file) if file.endswith(".py") else BEHAVIOURS
+    if name not in known:
+        listed = ", ".join(f'"{each}"' for each in known)
+        raise SettingsError(f'node.toml: behaviour = {_show(text)} must be one of "", {listed}')
+    if table.get("behaviour_network") != network:
+        raise SettingsError(
+            f"node.toml: behaviour = {_show(text)} makes this node break the rules, and the key in"
+            f' its home pays for it. Take the line out, or write behaviour_network = "{network}"'
+            " beside it if that is what you want on this network."
+        )
+    return known[name]
 
 
 def _read_limits(table: object) -> Limits:
@@ -196,6 +231,13 @@ def _text(table: Mapping[str, Any], key: str, *, default: str | None = None) -> 
             f"node.toml: {key} = {_show(value)} must be text of 1 to 128 printable characters"
         )
     return value
+
+
+def _texts(table: Mapping[str, object], key: str) -> tuple[str, ...]:
+    values = table.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise SettingsError(f"node.toml: {key} = {_show(values)} must be a list of texts")
+    return tuple(values)
 
 
 def _boolean(table: Mapping[str, object], key: str) -> bool:

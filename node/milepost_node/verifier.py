@@ -11,29 +11,29 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
-from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import VERIFIER
+from milepost_consensus.payloads import Hold
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
-    Accusation,
-    Attest,
-    Duty,
-    Hold,
-    PanelVote,
-    Submission,
-    Witness,
-    get_interval_steps,
-)
+from milepost_consensus.submissions import Accusation, Duty, Submission
+from milepost_consensus.views import to_view
 from milepost_ml.errors import MilepostMLError
 from milepost_node.answers import Answers, Key, Payload
-from milepost_node.behaviours import Behaviour, compute_false_digest
+from milepost_node.behaviours.registry import HONEST, Behaviour
 from milepost_node.blobs import BlobStore
 from milepost_node.clock import read_monotonic, wait_for_event
 from milepost_node.errors import NodeError, WorkerError
-from milepost_node.jobs import Retrace
+from milepost_node.questions import (
+    CannotRetrain,
+    IntervalQuestion,
+    Means,
+    NotYet,
+    Question,
+    StepQuestion,
+)
 from milepost_node.records import Records
 from milepost_node.retracer import Retracer
 from milepost_node.tasks import Task, plan_records, plan_retracing
@@ -46,9 +46,6 @@ RETRY_FIRST_SECONDS: Final = 1.0
 RETRY_LAST_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 1.0
 """A lane without work looks this often whether a delayed task is due."""
-FALSE_DISTANCE_PPM: Final = 1_000_000
-"""What a lying accuser claims: as far off as the interval's whole movement."""
-
 
 Plan = Callable[[LedgerState, bytes], Iterator[Task]]
 
@@ -61,6 +58,7 @@ class Verifier:
         me: bytes,
         *,
         behaviour: Behaviour,
+        clique: tuple[str, ...] = (),
         get_state: Callable[[], LedgerState],
         answers: Answers,
         blobs: BlobStore,
@@ -71,17 +69,20 @@ class Verifier:
         self._behaviour = behaviour
         self._get_state = get_state
         self._answers = answers
-        self._blobs = blobs
         self._records = records
         self._retracer = retracer
+        self._means = Means(me, records, retracer, blobs, clique=clique)
         self._wakes = (asyncio.Event(), asyncio.Event())
         self._failures: Counter[Key] = Counter()
         self.done: set[Key] = set()
         """Tasks of open submissions that are done or given up."""
         self.put_off: dict[Key, float] = {}
         """When to try again what failed."""
-        self.device_classes: tuple[str, ...] = ()
+
+    @property
+    def device_classes(self) -> tuple[str, ...]:
         """What this machine can repeat; empty until the worker has found out."""
+        return self._means.device_classes
 
     async def run(self) -> None:
         """Serve for ever."""
@@ -114,7 +115,7 @@ class Verifier:
                 logger.error("no device class", extra={"reason": str(error)})
                 await asyncio.sleep(RETRY_LAST_SECONDS)
                 continue
-            self.device_classes = found.names
+            self._means = replace(self._means, device_classes=found.names)
             if found.fault:
                 logger.error(
                     "EXACT ARITHMETIC IS WRONG HERE: exact runs will not be verified",
@@ -155,6 +156,19 @@ class Verifier:
         fields = {"task": task.key[0], "submission": task.key[1], "interval": task.key[2]}
         try:
             payload = await self._answer(task)
+        except NotYet:
+            self.put_off[task.key] = read_monotonic() + LOOK_SECONDS
+        except CannotRetrain as error:
+            logger.warning(
+                "not retraced: this machine cannot repeat its arithmetic",
+                extra={
+                    **fields,
+                    "slug": "device-class",
+                    "recorded_on": str(error),
+                    "this_machine": list(self.device_classes),
+                },
+            )
+            self.done.add(task.key)
         except NodeError as error:
             self._failures[task.key] += 1
             count = self._failures[task.key]
@@ -186,10 +200,14 @@ class Verifier:
         match task.subject:
             case None:
                 return await self._hold(task.submission)
-            case Duty():
-                return await self._retrace(task.submission, task.subject)
-            case Accusation():
-                return await self._recompute(task.submission, task.subject)
+            case Duty() as duty:
+                return await self._reply(
+                    IntervalQuestion(self._means, self._get_state(), task.submission, duty)
+                )
+            case Accusation() as accusation:
+                return await self._reply(
+                    StepQuestion(self._means, self._get_state(), task.submission, accusation)
+                )
 
     async def _hold(self, submission: Submission) -> Payload:
         """Get every file of the record and check all that needs no retraining."""
@@ -198,103 +216,17 @@ class Verifier:
         logger.info("record held", extra={"submission": submission.id})
         return Hold(submission.id)
 
-    def _can_retrain(self, submission: Submission) -> bool:
-        """Whether this machine repeats the run's arithmetic bit for bit; it says nothing if not."""
-        wanted = submission.submit.device_class
-        can = wanted in self.device_classes
-        if not can:
+    async def _reply(self, question: Question) -> Payload | None:
+        """What this node's behaviour makes of a question; the truth, if it is honest."""
+        payload = await self._behaviour.answer(question)
+        if self._behaviour is not HONEST:
             logger.warning(
-                "not retraced: this machine cannot repeat its arithmetic",
+                "MISBEHAVING ON PURPOSE",
                 extra={
-                    "slug": "device-class",
-                    "submission": submission.id,
-                    "recorded_on": wanted,
-                    "this_machine": list(self.device_classes),
+                    "behaviour": self._behaviour.name,
+                    "submission": question.submission.id,
+                    "said": to_view(payload) if payload is not None else "nothing",
+                    "retraces": question.truth,
                 },
             )
-        return can
-
-    async def _retrace(self, submission: Submission, duty: Duty) -> Payload | None:
-        """Retrain an interval and say what this node's behaviour makes of it."""
-        if not self._can_retrain(submission):
-            return None
-        await self._records.fetch_record(submission.submit, holders=submission.holders)
-        found = await self._retracer.retrace_interval(
-            submission.submit, duty.interval, verifier=self._me, work_step=duty.work_step
-        )
-        if found.pre_state != ZERO_DIGEST:
-            self._blobs.adopt(found.pre_state)
-        claim = self._behaviour.claims_agreement(found.agrees)
-        fields = {
-            "submission": submission.id,
-            "interval": duty.interval,
-            "agrees": found.agrees,
-            "differs_in": found.part,
-            "distance_ppm": found.distance_ppm,
-            "milliseconds": found.milliseconds,
-        }
-        if claim == found.agrees:
-            logger.info("interval retraced", extra=fields)
-        else:
-            logger.warning("LYING about an interval", extra={**fields, "claim": claim})
-        if claim or self._get_state().params.rule == "majority":
-            return Attest(
-                submission=submission.id,
-                interval=duty.interval,
-                agrees=int(claim),
-                work_step=duty.work_step,
-                work_digest=found.work_digest,
-                distance_ppm=found.distance_ppm,
-            )
-        return await self._make_witness(submission, duty.interval, found)
-
-    async def _make_witness(self, submission: Submission, interval: int, found: Retrace) -> Payload:
-        """The accusation of the first step that differs; invented if none does."""
-        if not found.agrees:
-            return Witness(
-                submission=submission.id,
-                interval=interval,
-                step=found.step,
-                leaf=found.leaf,
-                path=found.path,
-                pre_state=found.pre_state,
-                recomputed=found.recomputed,
-                distance_ppm=found.distance_ppm,
-            )
-        step = get_interval_steps(submission.submit, interval).start
-        committed = await self._retracer.get_step_commitment(submission.submit, interval, step)
-        return Witness(
-            submission=submission.id,
-            interval=interval,
-            step=step,
-            leaf=committed.leaf,
-            path=committed.path,
-            pre_state=ZERO_DIGEST,
-            recomputed=compute_false_digest(committed.leaf),
-            distance_ppm=FALSE_DISTANCE_PPM,
-        )
-
-    async def _recompute(self, submission: Submission, accusation: Accusation) -> Payload | None:
-        """Recompute one accused step from the submitter's own state."""
-        if not self._can_retrain(submission):
-            return None
-        submit = submission.submit
-        await self._records.fetch_record(submit, holders=submission.holders)
-        pre_state = await self._records.fetch_state(
-            submit, accusation.pre_state, accusers=accusation.accusers
-        )
-        recomputed = await self._retracer.recompute_step(
-            submit, accusation.interval, accusation.step, pre_state=pre_state
-        )
-        stated = self._behaviour.get_panel_answer(committed=accusation.leaf, recomputed=recomputed)
-        fields = {
-            "submission": submission.id,
-            "interval": accusation.interval,
-            "step": accusation.step,
-            "agrees": recomputed == accusation.leaf,
-        }
-        if stated == recomputed:
-            logger.info("step recomputed", extra=fields)
-        else:
-            logger.warning("LYING to the panel", extra=fields)
-        return PanelVote(submission.id, accusation.interval, accusation.step, stated)
+        return payload

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import decode
 from milepost_consensus.errors import InvalidInput
-from milepost_consensus.submissions import Submit
+from milepost_consensus.payloads import Submit
 from milepost_ml.errors import MilepostMLError
 from milepost_ml.files import MAX_MANIFEST_BYTES, BlobFiles, decode_manifest
 from milepost_node.blobs import get_blob_path, store_bytes

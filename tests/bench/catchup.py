@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from milepost_consensus.submissions import OnionRefresh, Tx
+from milepost_consensus.payloads import OnionRefresh
+from milepost_consensus.transactions import Tx
 from milepost_node.chain import replay_chain
 from milepost_node.store import Decision, Store
 from tests.support.ledger import Ledger, make_record, make_signer

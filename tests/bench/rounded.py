@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from milepost_consensus.submissions import ROUNDED
+from milepost_consensus.payloads import ROUNDED
 from milepost_ml.datasets import load_mnist_5k
 from milepost_ml.files import DATA, FolderFiles
 from milepost_ml.record_files import read_recipe, read_state, read_steps

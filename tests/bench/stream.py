@@ -17,16 +17,9 @@ import httpx
 from milepost_consensus.blocks import Block
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.encoding import decode, encode
-from milepost_consensus.submissions import (
-    RETRACING,
-    Attest,
-    Hold,
-    Submission,
-    Tx,
-    compute_submission_id,
-    compute_tx_id,
-    make_tx,
-)
+from milepost_consensus.payloads import Attest, Hold, compute_submission_id
+from milepost_consensus.submissions import RETRACING, Submission
+from milepost_consensus.transactions import Tx, compute_tx_id, make_tx
 from milepost_consensus.views import from_view
 from milepost_node.envelopes import encode_batch, make_envelope
 from tests.faults.network import FaultyNetwork, poll

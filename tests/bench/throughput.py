@@ -31,18 +31,11 @@ from milepost_consensus.crypto import compute_digest
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.members import VALIDATOR, VERIFIER, Genesis
 from milepost_consensus.params import Params
+from milepost_consensus.payloads import Attest, Hold, compute_submission_id
 from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState, make_initial_state
-from milepost_consensus.submissions import (
-    RETRACING,
-    Attest,
-    Hold,
-    Payload,
-    Tx,
-    compute_submission_id,
-    compute_tx_id,
-    make_tx,
-)
+from milepost_consensus.submissions import RETRACING
+from milepost_consensus.transactions import Payload, Tx, compute_tx_id, make_tx
 from milepost_node.channel import Channel
 from milepost_node.envelopes import encode_batch, make_envelope
 from milepost_node.sync import PAGE_BLOCKS

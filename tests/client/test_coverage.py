@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-import pytest
+from math import ceil
 
-from milepost.coverage import Coverage, describe_gaps, get_coverage, percent
-from milepost_consensus.verdicts import IntervalResult, Miss, Verdict, compute_miss_ppm
+import pytest
+from msgspec.structs import replace
+
+from milepost.coverage import Coverage, describe_assurance, describe_gaps, get_coverage, percent
+from milepost_consensus.audits import compute_miss_ppm
+from milepost_consensus.verdicts import IntervalResult, Miss, Verdict
 
 
 def make_coverage(*, intervals: int = 20, retraced: int = 5, smallest: int = 1) -> Coverage:
@@ -32,7 +36,7 @@ def test_full_coverage_misses_nothing() -> None:
     ("smallest", "liars", "share"), [(1, 1, 1 / 7), (1, 2, 2 / 7), (2, 2, 1 / 21), (3, 2, 0.0)]
 )
 def test_capture_is_hypergeometric(smallest: int, liars: int, share: float) -> None:
-    assert make_coverage(smallest=smallest).capture_ppm(liars) == round(share * 1e6)
+    assert make_coverage(smallest=smallest).capture_ppm(liars) == ceil(share * 1e6)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,40 @@ def test_percentages_are_rounded_down_and_never_to_certainty(ppm: int, text: str
     assert percent(ppm) == text
 
 
+@pytest.mark.parametrize(
+    ("ppm", "text"),
+    [
+        (0, "0 %"),
+        (1, "0.01 %"),
+        (9_999, "1.00 %"),
+        (500_000, "50 %"),
+        (500_001, "51 %"),
+        (989_999, "99 %"),
+        (999_999, "99.99 %"),
+        (1_000_000, "100 %"),
+    ],
+)
+def test_risks_are_rounded_up_and_never_to_certainty(ppm: int, text: str) -> None:
+    assert percent(ppm, up=True) == text
+
+
+@pytest.mark.parametrize("assurance", ["ANCHORED", "FULL", "FULL+REGISTERED"])
+def test_an_assurance_that_needs_no_number_stands_for_itself(assurance: str) -> None:
+    assert describe_assurance(make_verdict(assurance=assurance)) == assurance
+
+
+def test_a_sample_says_how_large_it_is_and_what_it_would_have_missed() -> None:
+    retraced = tuple(IntervalResult(k, 0, 1, 1, 0) for k in range(12))
+    verdict = make_verdict(
+        intervals=24,
+        retraced=(*retraced, IntervalResult(20, 0, 1, 0, 0)),
+        coverage=(Miss(1, 500_000), Miss(2, 240_000)),
+    )
+    assert describe_assurance(verdict) == (
+        "SAMPLED(12 of 24, one altered interval is missed with 50 %)"
+    )
+
+
 def test_what_data_teaches_is_never_shown() -> None:
     assert len(describe_gaps(make_coverage(retraced=20, smallest=5))) == 1
     assert "harmless" in describe_gaps(make_coverage(retraced=20, smallest=5))[0]
@@ -68,7 +106,7 @@ def test_more_altered_intervals_than_there_are_is_no_case() -> None:
     assert "5 with" not in describe_gaps(make_coverage(intervals=3, retraced=1))[0]
 
 
-def test_a_duty_that_nobody_answered_covers_nothing() -> None:
+def make_verdict(**changes: object) -> Verdict:
     verdict = Verdict(
         submission=bytes(32),
         sender=bytes(32),
@@ -89,7 +127,16 @@ def test_a_duty_that_nobody_answered_covers_nothing() -> None:
         seed=bytes(32),
         anchored_height=1,
         height=2,
+        registration=b"",
+        parent=b"",
+        registrations=0,
+        coverage=(Miss(1, 1_000_000), Miss(2, 1_000_000)),
     )
+    return replace(verdict, **changes)
+
+
+def test_a_duty_that_nobody_answered_covers_nothing() -> None:
+    verdict = make_verdict()
     coverage = get_coverage(verdict, quorum=7)
     assert (coverage.retraced, coverage.flagged, coverage.retrainings) == (2, 1, 8)
     assert coverage.smallest == 2

@@ -20,7 +20,8 @@ from milepost.keys import write_key
 from milepost.observer import Observer
 from milepost_consensus.encoding import decode
 from milepost_consensus.light import dump_proof, dump_trust, make_trust
-from milepost_consensus.submissions import Submit, Tx, compute_submission_id
+from milepost_consensus.payloads import Submit, compute_submission_id
+from milepost_consensus.transactions import Tx
 from milepost_consensus.views import to_view
 from milepost_ml.admission import build_submit
 from tests.support.cli import get_command

@@ -19,7 +19,8 @@ from milepost.errors import Refused
 from milepost.keys import read_key, write_key
 from milepost_consensus.encoding import encode
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import Submit, Tx, make_tx
+from milepost_consensus.payloads import Submit
+from milepost_consensus.transactions import Tx, make_tx
 from milepost_ml.files import encode_manifest
 from milepost_ml.recorder import Run
 from milepost_ml.snapshots import read_tensors, write_tensors

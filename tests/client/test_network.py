@@ -54,7 +54,7 @@ def test_a_network_folder_fits_together(folder: Path) -> None:
     assert read_trust(profile.trust).network_id == compute_network_id(genesis)
     assert network.read_homes(folder) == homes
     assert network.read_rule(folder) == "majority"
-    assert 'malicious = "chaotic"' in (homes[3].home / "node.toml").read_text()
+    assert 'behaviour = "chaotic"' in (homes[3].home / "node.toml").read_text()
 
 
 def test_threads_of_single_nodes_stand_in_their_settings(folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_behaviours_go_to_the_last_nodes() -> None:
     parse = network.parse_malicious
     assert parse([], nodes=4) == {}
     assert parse(["2:chaotic"], nodes=7) == {5: "chaotic", 6: "chaotic"}
-    assert parse(["1:ordered", "1:chaotic"], nodes=4) == {2: "ordered", 3: "chaotic"}
+    assert parse(["1:ordered", "1:false-witness"], nodes=4) == {2: "ordered", 3: "false-witness"}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_changing_a_behaviour_keeps_what_the_operator_set(folder: Path) -> None:
     file = homes[1].home / "node.toml"
     file.write_text(file.read_text() + "\n[limits]\nblob_bytes = 4096\n")
     changed = network.set_malicious(homes, {1: "ordered"})
-    assert [home.malicious for home in changed] == ["", "ordered"]
+    assert [home.behaviour for home in changed] == ["", "ordered"]
     assert network.read_homes(folder) == changed
     assert "blob_bytes = 4096" in file.read_text()
     assert network.set_malicious(changed, {}) == homes

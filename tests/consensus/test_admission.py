@@ -9,7 +9,8 @@ from milepost_consensus.admission import MAX_ROUND, validate_proposal, validate_
 from milepost_consensus.blocks import Block, compute_tx_root
 from milepost_consensus.encoding import MAX_UINT
 from milepost_consensus.errors import InvalidBlock, InvalidInput, InvalidMessage, InvalidSignature
-from milepost_consensus.submissions import Hold, make_tx
+from milepost_consensus.payloads import Hold
+from milepost_consensus.transactions import make_tx
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote, sign_proposal
 from tests.support.validators import Validators, make_signer
 

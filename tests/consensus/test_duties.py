@@ -121,12 +121,12 @@ def test_false_accusers_are_passed_over() -> None:
     assert get_names(find_replacements(submission, {1: 2})) == [(1, "Y"), (1, "Z")]
 
 
-def test_replacements_get_flags_and_work_steps_like_everybody() -> None:
-    submission = make_submission(flagged=(2,))
+def test_replacements_get_flags_like_everybody_and_work_steps_of_their_extension() -> None:
+    submission = replace(make_submission(flagged=(2,)), extensions=1)
     for duty in find_replacements(submission, {1: 1, 2: 2}):
         assert duty.flagged == int(duty.interval == 2)
         assert duty.work_step == compute_work_step(
-            submission.seed, submission.submit, duty.interval, duty.verifier
+            submission.seed, submission.submit, duty.interval, duty.verifier, extension=2
         )
 
 

@@ -18,7 +18,7 @@ from milepost_consensus.election import (
     elect,
 )
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import get_interval_steps
+from milepost_consensus.payloads import get_interval_steps
 from tests.support.ledger import make_hash, make_record
 
 VERIFIERS = [make_hash("verifier", i) for i in range(12)]
@@ -203,12 +203,40 @@ def test_the_papers_parameters_give_ten_groups_of_five() -> None:
         submit=make_record(intervals=20).submit,
         eligible=verifiers,
         flagged=(3, 9),
-        params=Params(rule="majority", quorum_size=50),
+        params=Params(rule="majority", audit_permille=500, quorum_size=50),
     )
     groups = Counter(duty.interval for duty in election.duties)
     assert len(groups) == 10
     assert set(groups.values()) == {5}
     assert {3, 9} <= set(groups)
+
+
+@pytest.mark.parametrize(
+    ("permille", "intervals", "flagged", "checked"),
+    [(500, 12, (), 6), (500, 12, (3, 4), 6), (1, 12, (), 2), (1, 12, (3,), 3), (250, 12, (0,), 3)],
+)
+def test_rule_witness_checks_a_share_and_the_ends_always(
+    permille: int, intervals: int, flagged: tuple[int, ...], checked: int
+) -> None:
+    election = run(
+        eligible=9, intervals=intervals, flagged=flagged, audit_permille=permille, auditors=2
+    )
+    groups = Counter(duty.interval for duty in election.duties)
+    assert len(groups) == checked
+    assert {0, intervals - 1, *flagged} <= set(groups)
+    assert all(count == (5 if k in flagged else 2) for k, count in groups.items())
+
+
+def test_what_is_audited_beside_the_ends_is_drawn_by_the_seed() -> None:
+    drawn = Counter(
+        duty.interval
+        for i in range(300)
+        for duty in run(i, eligible=3, intervals=12, audit_permille=250).duties
+    )
+    assert drawn.pop(0) == drawn.pop(11) == 300
+    # One of ten, 300 times: each about thirty times.
+    assert set(drawn) == set(range(1, 11))
+    assert all(10 <= count <= 60 for count in drawn.values())
 
 
 def test_audits_are_spread_evenly_over_the_quorum() -> None:
@@ -222,7 +250,7 @@ def test_sub_quorums_are_disjoint_as_long_as_the_quorum_lasts() -> None:
     assert not set(get_holders(election, 2)) & set(get_holders(election, 5))
 
 
-def test_work_steps_lie_in_the_interval_and_never_at_its_published_end() -> None:
+def test_work_steps_are_any_of_the_second_half_of_the_interval() -> None:
     submit = make_record(intervals=5, steps_per_interval=4, cut=3).submit
     seen: dict[int, set[int]] = {}
     for interval in range(5):
@@ -230,9 +258,17 @@ def test_work_steps_lie_in_the_interval_and_never_at_its_published_end() -> None
             step = compute_work_step(make_hash(i), submit, interval, VERIFIERS[0])
             seen.setdefault(interval, set()).add(step)
     for interval in range(4):
-        assert seen[interval] == set(get_interval_steps(submit, interval)[:-1])
-    # The last interval has one step only, whose end is the model itself.
-    assert seen[4] == {16}
+        assert seen[interval] == set(get_interval_steps(submit, interval)[2:])
+    assert seen[4] == {16}  # it has one step only
+
+
+def test_an_extension_draws_other_work_steps() -> None:
+    submit = make_record(intervals=1, steps_per_interval=1_000).submit
+    steps = {
+        compute_work_step(make_hash("seed"), submit, 0, VERIFIERS[0], extension=extension)
+        for extension in range(4)
+    }
+    assert len(steps) == 4
 
 
 def test_verifiers_of_one_interval_have_different_work_steps() -> None:

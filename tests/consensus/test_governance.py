@@ -20,8 +20,9 @@ from milepost_consensus.governance import (
 from milepost_consensus.inbox import Inbox
 from milepost_consensus.members import VALIDATOR, VERIFIER, Member, compute_validators_hash
 from milepost_consensus.params import Params
+from milepost_consensus.payloads import Evidence, Hold, MemberUpdate
 from milepost_consensus.rules import check_tx, get_block_delay_ms
-from milepost_consensus.submissions import Evidence, Hold, MemberUpdate, Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import (
     NIL,
     PRECOMMIT,

@@ -21,8 +21,8 @@ from milepost_consensus.light import (
     verify_bundle,
 )
 from milepost_consensus.members import VALIDATOR, VERIFIER, Member
+from milepost_consensus.payloads import MemberUpdate
 from milepost_consensus.state import LedgerState, SetChange
-from milepost_consensus.submissions import MemberUpdate
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from tests.support.ledger import Ledger, make_genesis, make_record, make_signer
 from tests.support.validators import LINKS, make_onion

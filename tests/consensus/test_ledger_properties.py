@@ -21,6 +21,7 @@ from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import compute_quorum
 from milepost_consensus.params import Params
+from milepost_consensus.payloads import Attest, Hold, PanelVote
 from milepost_consensus.rules import build_block, check_tx, get_proposer, validate_block
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
@@ -30,13 +31,9 @@ from milepost_consensus.submissions import (
     RETRACING,
     SEEDING,
     WITNESSING,
-    Attest,
-    Hold,
-    PanelVote,
-    Payload,
     Submission,
-    Tx,
 )
+from milepost_consensus.transactions import Payload, Tx
 from milepost_consensus.verdicts import Verdict
 from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
 from tests.support.ledger import Ledger, Record, make_genesis, make_hash, make_record, rebuild

@@ -12,7 +12,8 @@ INTERVALS = 10
 
 
 def start(count: int = 10, **params: object) -> tuple[Ledger, bytes]:
-    chosen = Params(rule="majority", attest_window=5, **params)  # type: ignore[arg-type]
+    fields = {"rule": "majority", "audit_permille": 500, "attest_window": 5, **params}
+    chosen = Params(**fields)  # type: ignore[arg-type]
     ledger = Ledger(make_genesis(count, params=chosen))
     return ledger, ledger.start(make_record(intervals=INTERVALS))
 

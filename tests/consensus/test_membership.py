@@ -19,9 +19,9 @@ from milepost_consensus.governance import sign_update
 from milepost_consensus.inbox import Inbox
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import VALIDATOR
+from milepost_consensus.payloads import MemberUpdate
 from milepost_consensus.rules import get_proposer
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import MemberUpdate
 from milepost_consensus.votes import NIL, PREVOTE, Proposal, Vote, sign_proposal, sign_vote
 from tests.consensus.test_governance import make_member
 from tests.consensus.test_handovers import sign_block

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from milepost_consensus import rules
 from milepost_consensus.blocks import Block, compute_tx_root
-from milepost_consensus.draft import MAX_VALID_AHEAD
 from milepost_consensus.encoding import encode
+from milepost_consensus.envelopes import MAX_VALID_AHEAD
 from milepost_consensus.errors import InvalidBlock, InvalidInput, InvalidSignature
 from milepost_consensus.params import Params
+from milepost_consensus.payloads import Attest, Hold, PanelVote, Witness
 from milepost_consensus.rules import (
     build_block,
     check_tx,
@@ -20,7 +21,7 @@ from milepost_consensus.rules import (
     get_proposer,
     validate_block,
 )
-from milepost_consensus.submissions import Attest, Hold, PanelVote, Payload, Tx, Witness, make_tx
+from milepost_consensus.transactions import Payload, Tx, make_tx
 from tests.support.ledger import (
     TIME_MS,
     Ledger,

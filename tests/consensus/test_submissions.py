@@ -9,22 +9,23 @@ from milepost_consensus.crypto import compute_digest
 from milepost_consensus.encoding import MAX_UINT, decode, encode
 from milepost_consensus.errors import InvalidInput, InvalidSignature, InvalidTransaction
 from milepost_consensus.params import MAX_INTERVALS, MAX_STEP_US
-from milepost_consensus.submissions import (
-    PAYLOADS,
+from milepost_consensus.payloads import (
     Hold,
     Submit,
-    Tx,
     Witness,
-    compute_state_digest,
-    compute_step_digest,
     compute_submission_id,
-    compute_tx_id,
-    decode_payload,
     get_interval_count,
     get_interval_steps,
-    make_tx,
     validate_submit,
     validate_witness,
+)
+from milepost_consensus.step_digests import compute_state_digest, compute_step_digest
+from milepost_consensus.transactions import (
+    PAYLOADS,
+    Tx,
+    compute_tx_id,
+    decode_payload,
+    make_tx,
     verify_tx,
 )
 from tests.support.ledger import make_hash, make_record, make_signer
@@ -175,8 +176,9 @@ def test_state_and_step_digests_are_the_documented_concatenations() -> None:
 
 
 def test_payload_types_are_told_apart_by_kind_only_once() -> None:
-    answers = {"hold", "attest", "witness", "panel-vote"}
-    assert set(PAYLOADS) == {"submit", "evidence", "member-update", "onion-refresh"} | answers
+    answers = {"hold", "attest", "witness", "refute-work", "panel-vote"}
+    governance = {"evidence", "member-update", "onion-refresh"}
+    assert set(PAYLOADS) == {"register", "submit"} | answers | governance
     assert len(set(PAYLOADS.values())) == len(PAYLOADS)
     assert PAYLOADS["submit"] is Submit
     assert PAYLOADS["witness"] is Witness

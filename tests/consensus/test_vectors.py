@@ -82,6 +82,15 @@ def test_onions_mixes_and_turns_follow_the_rules() -> None:
     assert Sampler(mix, "proposers").shuffle(list(range(7))) == vector["order"]
 
 
+def _fill(vector: dict[str, Any], chosen: list[int]) -> list[int]:
+    """docs/spec/election.md E7: those chosen and those drawn beside them."""
+    seed, count = bytes.fromhex(vector["seed"]), -(-vector["steps"] // vector["steps_per_interval"])
+    target = max(1, -(-count * vector["params"]["audit_permille"] // 1000))
+    rest = [k for k in range(count) if k not in chosen]
+    drawn = Sampler(seed, "fill").shuffle(rest)[: max(0, target - len(chosen))]
+    return sorted(chosen + drawn)
+
+
 def _elect(vector: dict[str, Any]) -> tuple[list[str], list[str], list[tuple[int, str]]]:
     """docs/spec/election.md sections 4 and 5, who gets what."""
     seed, params, flagged = bytes.fromhex(vector["seed"]), vector["params"], vector["flagged"]
@@ -90,16 +99,13 @@ def _elect(vector: dict[str, Any]) -> tuple[list[str], list[str], list[tuple[int
     q = min(params["quorum_size"] or len(order), len(order))
     quorum, deals = order[:q], list[tuple[int, str]]()
     if params["rule"] == "majority":
-        target = max(1, -(-count * params["audit_permille"] // 1000))
-        rest = [k for k in range(count) if k not in flagged]
-        fill = Sampler(seed, "fill").shuffle(rest)[: max(0, target - len(flagged))]
-        chosen = sorted(flagged + fill)
+        chosen = _fill(vector, flagged)
         deals = [(chosen[t % len(chosen)], quorum[t % q]) for t in range(max(len(chosen), q))]
     else:
         s = min(params["sub_quorum_size"], q)
         deals = [(k, quorum[(j * s + i) % q]) for j, k in enumerate(flagged) for i in range(s)]
         sampler, deck = Sampler(seed, "audits"), list[str]()
-        for k in range(count):
+        for k in _fill(vector, sorted({*flagged, 0, count - 1})):
             c = params["auditors"]
             if k in (0, count - 1):
                 c = max(c, 1)
@@ -123,5 +129,6 @@ def test_elections_follow_the_specification(vector: dict[str, Any]) -> None:
     seed, size = bytes.fromhex(vector["seed"]), vector["steps_per_interval"]
     for interval, verifier, work_step in vector["duties"]:
         steps = range(interval * size, min((interval + 1) * size, vector["steps"]))
-        own = seed + interval.to_bytes(8, "big") + bytes.fromhex(verifier)
-        assert work_step == steps[0] + Sampler(own, "work").below(max(1, len(steps) - 1))
+        own = seed + interval.to_bytes(8, "big") + bytes.fromhex(verifier) + bytes(8)
+        half = len(steps) // 2
+        assert work_step == steps[half] + Sampler(own, "work").below(len(steps) - half)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from milepost_consensus.draft import get_terms
 from milepost_consensus.election import compute_seed
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import Hold, Witness
+from milepost_consensus.payloads import Hold, Witness
 from milepost_consensus.verdicts import Verdict
 from milepost_consensus.verification import advance
 from tests.support.ledger import Ledger, Record, make_genesis, make_hash, make_record

@@ -9,7 +9,8 @@ import pytest
 from milepost_consensus.encoding import MAX_UINT
 from milepost_consensus.errors import InvalidEncoding
 from milepost_consensus.members import Genesis
-from milepost_consensus.submissions import Submission, Submit
+from milepost_consensus.payloads import Submit
+from milepost_consensus.submissions import Submission
 from milepost_consensus.views import from_view, to_view
 from milepost_consensus.votes import Vote
 from tests.support.ledger import Ledger, make_genesis, make_record

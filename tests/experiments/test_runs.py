@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -220,6 +224,39 @@ def test_a_dead_worker_is_not_taken_for_an_answer(
     with pytest.raises(MachineCannot, match="base"):
         compute_rows(job, store)
     assert os.listdir(tmp_path / "out" / "cells") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_lets_its_cells_clean_up_and_keeps_what_is_done(
+    number: signal.Signals, tmp_path: Path, trace: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from milepost_experiments.registry import EXPERIMENTS\n"
+        "from milepost_experiments.__main__ import main\n"
+        "EXPERIMENTS['toy'] = 'tests.support.toy_experiment'\n"
+        "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
+    )
+    script, out = tmp_path / "run.py", tmp_path / "out"
+    script.write_text(code)
+    command = [sys.executable, str(script), "run", "toy", "--out", str(out)]
+    environment = {**os.environ, "TOY_WAIT": "toss-0.5", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            deadline = time.monotonic() + 120
+            while "toss-0.5" not in trace.read_text():
+                assert child.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            child.send_signal(number)
+            _, told = child.communicate(timeout=120)
+        finally:
+            child.kill()
+    assert child.returncode == exits.INTERRUPTED
+    assert "What is done is kept" in told
+    assert "Traceback" not in told
+    assert "cleaned" in trace.read_text()
+    assert (out / "cells" / "base.json").exists()
 
 
 def test_every_experiment_has_the_two_presets_with_the_same_settings() -> None:

@@ -18,12 +18,9 @@ import httpx
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.encoding import encode
 from milepost_consensus.light import load_proof
-from milepost_consensus.submissions import (
-    Attest,
-    Submission,
-    compute_submission_id,
-    make_tx,
-)
+from milepost_consensus.payloads import Attest, compute_submission_id
+from milepost_consensus.submissions import Submission
+from milepost_consensus.transactions import make_tx
 from milepost_consensus.views import from_view
 from milepost_ml.admission import build_submit
 from milepost_ml.files import encode_manifest

@@ -20,9 +20,10 @@ from milepost_consensus.certificates import verify_certificate
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.light import ProofBundle, make_trust, verify_bundle
 from milepost_consensus.members import Genesis
+from milepost_consensus.payloads import Submit, compute_submission_id
 from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState, make_initial_state
-from milepost_consensus.submissions import SUBMIT, Submit, compute_submission_id, decode_payload
+from milepost_consensus.transactions import SUBMIT, decode_payload
 
 ACKNOWLEDGED: Final = "acknowledged"
 REFUSED: Final = "refused"

@@ -10,7 +10,7 @@ import pytest
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidBlock
-from milepost_consensus.submissions import compute_submission_id
+from milepost_consensus.payloads import compute_submission_id
 from tests.faults.history import ACKNOWLEDGED, REFUSED, UNKNOWN, Chain, History
 from tests.support.ledger import Ledger, make_genesis, make_hash, make_record, make_signer
 from tests.support.nodes import certify

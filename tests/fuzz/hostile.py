@@ -9,7 +9,8 @@ import msgspec
 
 from milepost_consensus.blocks import Block
 from milepost_consensus.encoding import encode
-from milepost_consensus.submissions import Hold, Tx, make_tx
+from milepost_consensus.payloads import Hold
+from milepost_consensus.transactions import Tx, make_tx
 from milepost_consensus.votes import PREVOTE, Proposal, Vote
 from milepost_node.envelopes import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES
 from milepost_node.node import Node

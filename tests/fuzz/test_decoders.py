@@ -12,7 +12,7 @@ from milepost_consensus.encoding import MAX_OBJECT_BYTES, Wire, decode, encode
 from milepost_consensus.errors import InvalidEncoding
 from milepost_consensus.members import Genesis
 from milepost_consensus.params import MAX_BLOCK_TRANSACTIONS, MAX_MEMBERS
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.views import from_view, to_view
 from milepost_consensus.votes import Proposal, Vote
 from milepost_node.envelopes import (

@@ -30,9 +30,10 @@ from milepost_consensus.events import (
 from milepost_consensus.inbox import EARLY_ROUNDS
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import compute_fault_limit
+from milepost_consensus.payloads import Attest, Hold, PanelVote, Witness
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import Attest, Hold, PanelVote, Payload, Witness
 from milepost_consensus.tally import ROUNDS_AHEAD, ROUNDS_BEHIND
+from milepost_consensus.transactions import Payload
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE
 from milepost_node.envelopes import make_envelope
 from milepost_node.errors import InvalidRequest

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import strategies as st
 
 from milepost_consensus.encoding import encode
+from milepost_consensus.payloads import Hold
 from milepost_consensus.problems import PROBLEMS
-from milepost_consensus.submissions import Hold, make_tx
+from milepost_consensus.transactions import make_tx
 from milepost_node.problem_json import STATUS
 from milepost_node.settings import Limits
 from tests.fuzz.mutations import MSGPACK_PIECES, TEXT_PIECES, mutate

@@ -19,7 +19,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from milepost_consensus.submissions import Submit, compute_state_digest, validate_submit
+from milepost_consensus.payloads import Submit, validate_submit
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml import commitments
 from milepost_ml.admission import build_submit, validate_record
 from milepost_ml.distance import MAX_SCORE

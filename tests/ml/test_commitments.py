@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from milepost_consensus.merkle import compute_root
-from milepost_consensus.submissions import Submit, compute_state_digest
+from milepost_consensus.payloads import Submit
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.commitments import compute_commitments, join_few
 from milepost_ml.digests import (
     compute_batch_digest,

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.merkle import compute_root
-from milepost_consensus.submissions import compute_state_digest
+from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.digests import (
     compute_batch_digest,
     compute_content_digest,
     compute_dataset_root,
     compute_record_digests,
     compute_snapshot_digest,
-    compute_work_digest,
     get_dtype_name,
 )
 from milepost_ml.errors import InvalidRecord
@@ -93,14 +92,6 @@ def test_snapshot_digest_keeps_model_and_optimizer_apart() -> None:
     )
     assert compute_snapshot_digest(9, snapshot) == expected
     assert compute_snapshot_digest(10, snapshot) != expected
-
-
-def test_work_digest_depends_on_the_verifier_and_the_state() -> None:
-    state = {"model.w": np.ones(3, dtype=np.float32)}
-    mine = compute_work_digest(b"a" * 32, state)
-    assert mine != compute_work_digest(b"b" * 32, state)
-    assert mine != compute_work_digest(b"a" * 32, {"model.w": np.zeros(3, dtype=np.float32)})
-    assert mine == compute_work_digest(b"a" * 32, dict(state))
 
 
 def test_a_record_is_one_row_of_every_data_tensor() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from milepost_consensus.submissions import Submit, compute_step_digest
+from milepost_consensus.payloads import Submit
+from milepost_consensus.step_digests import compute_step_digest
 from milepost_ml import record_files
 from milepost_ml.digests import compute_record_digests, compute_snapshot_digest
 from milepost_ml.errors import InvalidRecord

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from milepost_consensus.submissions import PROFILES
+from milepost_consensus.payloads import PROFILES
 from milepost_ml.admission import build_submit
 from milepost_ml.arithmetic.exact import is_active
 from milepost_ml.errors import RecordingError, RefusedOperator

@@ -17,9 +17,10 @@ from torch import nn
 
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
 from milepost_consensus.merkle import compute_root, verify_path
-from milepost_consensus.submissions import Submit
+from milepost_consensus.payloads import Submit
+from milepost_consensus.step_digests import compute_work_digest
 from milepost_ml.admission import build_submit, validate_record
-from milepost_ml.digests import compute_snapshot_digest, compute_work_digest
+from milepost_ml.digests import compute_snapshot_digest
 from milepost_ml.distance import MAX_DISTANCE_PPM
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import (
@@ -31,7 +32,7 @@ from milepost_ml.files import (
     get_steps_name,
 )
 from milepost_ml.nodes import Graph, Node, Ref
-from milepost_ml.recipe import compute_recipe_digest, decode_recipe, encode_recipe
+from milepost_ml.recipe import compute_recipe_digest, decode_recipe, encode_recipe, get_steps
 from milepost_ml.record_files import compute_step_digests, read_recipe, read_steps
 from milepost_ml.replay import (
     Retraced,
@@ -72,6 +73,7 @@ def test_every_kind_of_model_repeats(name: str, tmp_path: Path) -> None:
         assert found.agrees, (interval, found.step, found.part)
         assert found.step is None
         assert found.distance_ppm == 0
+        assert found.trained == len(get_steps(read_recipe(FolderFiles(folder))[1], interval))
 
 
 def adam(**options: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
@@ -158,15 +160,13 @@ def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
     assert not np.array_equal(last["model.second.weight"], first["model.second.weight"])
 
 
-def test_the_work_digest_needs_the_state_after_the_drawn_step(tmp_path: Path) -> None:
+def test_the_work_digest_needs_the_gradient_of_the_drawn_step(tmp_path: Path) -> None:
     folder = record(tmp_path)
     _, recipe = read_recipe(FolderFiles(folder))
     stepper = Stepper(recipe, folder / DATA)
     stepper.load(5, read_tensors(folder / get_snapshot_name(1)))
-    digests = []
-    for _ in range(5):
-        stepper.run_step()
-        digests.append(compute_work_digest(VERIFIER, stepper.get_state()))
+    gradients = [stepper.run_step().gradient for _ in range(5)]
+    digests = [compute_work_digest(VERIFIER, gradient) for gradient in gradients]
     assert [retrace(folder, 1, step).work_digest for step in range(5, 10)] == digests
     assert len(set(digests)) == 5
 
@@ -208,7 +208,9 @@ def check_difference(folder: Path, interval: int, step: int, part: str) -> Retra
     assert (found.leaf, found.path) == get_step_commitment(submit, files, interval, step)
     assert found.recomputed != found.leaf
     assert (found.pre_state == b"") == (step == first)
-    assert found.distance_ppm > 0
+    # It stops at that step, and trains up to it once more for the state before it.
+    assert found.trained == 2 * (step - first) + 1
+    assert found.distance_ppm == 0
     return found
 
 
@@ -223,8 +225,11 @@ def poison(first: int, count: int) -> Callable[[int, Loop], None]:
 def test_poison_in_the_middle_of_an_interval_is_named(tmp_path: Path) -> None:
     # Interval 1 is steps 10 to 19; the poison starts at its step 7.
     folder = record(tmp_path, steps=30, every=10, cheat=poison(17, 3))
-    found = check_difference(folder, 1, 17, "gradient")
-    assert found.distance_ppm > 10_000
+    check_difference(folder, 1, 17, "gradient")
+    whole = retrace_recorded(folder, 1)
+    assert (whole.step, whole.part) == (17, "gradient")
+    assert whole.distance_ppm > 10_000
+    assert whole.trained == 10 + 7
     assert retrace(folder, 0).agrees
     assert retrace(folder, 2).agrees
 
@@ -323,6 +328,8 @@ def submit_by_hand(folder: Path) -> Submit:
         steps_per_interval=recipe.steps_per_interval,
         change_scores=(0,) * recipe.intervals,
         rate_sums=(0,) * recipe.intervals,
+        initial_model_digest=bytes(32),
+        initial_optimizer_digest=bytes(32),
         model_digest=bytes(32),
         optimizer_digest=bytes(32),
         manifest=bytes(32),
@@ -377,7 +384,8 @@ def test_a_graph_that_cannot_be_computed_fails_alike_everywhere(
     found = retrace_interval(submit, files, 1, verifier=VERIFIER, work_step=4)
     assert (found.agrees, found.step, found.part) == (False, 4, "failed")
     assert found.work_digest == ZERO_DIGEST
-    assert found.distance_ppm == MAX_DISTANCE_PPM
+    assert found.distance_ppm == 0
+    assert retrace_recorded(folder, 1).distance_ppm == MAX_DISTANCE_PPM
     stepper = Stepper(bad, folder / DATA)
     batch = stepper.get_batch_digest(4)
     assert found.recomputed == compute_digest("step-failed", submit.snapshots[1] + batch)
@@ -532,7 +540,7 @@ def test_commitments_are_read_without_the_framework(tmp_path: Path) -> None:
     state.write_bytes(msgspec.msgpack.encode(submit))
     code = (
         "import sys, msgspec; from pathlib import Path\n"
-        "from milepost_consensus.submissions import Submit\n"
+        "from milepost_consensus.payloads import Submit\n"
         "from milepost_ml.files import FolderFiles\n"
         "from milepost_ml.replay import get_step_commitment\n"
         "submit = msgspec.msgpack.decode(Path(sys.argv[2]).read_bytes(), type=Submit)\n"

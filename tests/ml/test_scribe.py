@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from milepost_consensus.step_digests import compute_gradient_commitment
 from milepost_ml.digests import (
     compute_content_digest,
     compute_record_digests,
@@ -98,7 +99,8 @@ def test_a_run_is_written_interval_by_interval(tmp_path: Path) -> None:
     assert model["w"].tolist() == [7.0, 7.0]
     assert int(model["n"]) == 7
     row = read_steps(FolderFiles(tmp_path), recipe, 0)[1]
-    assert row.gradient == compute_content_digest({"w": np.full(2, 2.0, dtype=np.float32)})
+    gradient = compute_content_digest({"w": np.full(2, 2.0, dtype=np.float32)})
+    assert row.gradient == compute_gradient_commitment(gradient)
     assert row.loss == np.float32(2.0).tobytes()
 
 
@@ -121,7 +123,7 @@ def test_nans_on_the_way_are_one_value_in_comparable_profiles(
     row = read_steps(FolderFiles(tmp_path), recipe, 0)[0]
     one = np.array([0x7FC00000, 0x3F800000], dtype=np.uint32).view(np.float32)
     expected = one if unified else odd
-    assert row.gradient == compute_content_digest({"w": expected})
+    assert row.gradient == compute_gradient_commitment(compute_content_digest({"w": expected}))
     state = {"model.w": expected, "model.n": count, "optimizer.w.momentum_buffer": expected}
     assert row.post == compute_snapshot_digest(1, state)
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from milepost_consensus.flagging import compute_flags
-from milepost_consensus.submissions import Submit
+from milepost_consensus.payloads import Submit
 from milepost_ml.datasets import load_mnist_5k
 from milepost_ml.distance import compute_change_score, compute_distances
 from milepost_ml.errors import InvalidRecord

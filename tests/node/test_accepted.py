@@ -8,7 +8,7 @@ import pytest
 
 from milepost_consensus.encoding import encode
 from milepost_consensus.errors import InvalidTransaction
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_node.accepted import Accepted
 from milepost_node.errors import InvalidRequest, StoreError
 from tests.support.ledger import Ledger, make_genesis, make_record

@@ -6,7 +6,7 @@ import dataclasses
 
 from msgspec.structs import replace
 
-from milepost_consensus.submissions import EVIDENCE, ONION_REFRESH, Tx, decode_payload
+from milepost_consensus.transactions import EVIDENCE, ONION_REFRESH, Tx, decode_payload
 from milepost_consensus.votes import NIL, PREVOTE, Vote, sign_vote
 from milepost_node.answers import Answers
 from milepost_node.chores import Chores

@@ -93,7 +93,7 @@ async def test_poisoned_run_is_refuted_though_one_node_lies(tmp_path: Path) -> N
         assert verdict.outcome == INVALID
         assert [(r.interval, r.step) for r in verdict.refuted] == [(2, 9)]
         async with cluster.connect(3) as client:
-            assert (await client.get("/v1/status")).json()["malicious"] == "chaotic"
+            assert (await client.get("/v1/status")).json()["behaviour"] == "chaotic"
     finally:
         await cluster.stop()
 

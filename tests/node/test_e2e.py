@@ -33,9 +33,9 @@ def test_honest_run_is_valid_and_poisoned_run_is_refuted(tmp_path: Path) -> None
             assert verdict["outcome"] == INVALID
             # The first step of the poison, in the middle of its interval.
             assert verdict["refuted"][0] == {"interval": 2, "step": 2 * EVERY + 1}
-        assert nodes.get(3, "/v1/status")["malicious"] == "chaotic"
-        assert "LYING" in nodes.read_log(3)
-        assert "LYING" not in nodes.read_log(0)
+        assert nodes.get(3, "/v1/status")["behaviour"] == "chaotic"
+        assert "MISBEHAVING" in nodes.read_log(3)
+        assert "MISBEHAVING" not in nodes.read_log(0)
 
 
 def test_node_killed_while_it_works_goes_on_from_its_disk(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.governance import sign_update
 from milepost_consensus.light import load_proof, make_trust, verify_bundle
 from milepost_consensus.members import Member
-from milepost_consensus.submissions import RETRACING, MemberUpdate, make_tx
+from milepost_consensus.payloads import MemberUpdate
+from milepost_consensus.submissions import RETRACING
+from milepost_consensus.transactions import make_tx
 from milepost_consensus.verdicts import VALID
 from milepost_node.errors import SettingsError
 from milepost_node.node import Node

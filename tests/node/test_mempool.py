@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus.errors import InvalidInput, InvalidSignature
-from milepost_consensus.submissions import Hold, Submit, Tx, compute_tx_id
+from milepost_consensus.payloads import Hold, Submit
+from milepost_consensus.transactions import Tx, compute_tx_id
 from milepost_node.errors import InvalidRequest
 from milepost_node.mempool import MAX_ANSWER_BYTES, SUBMITS_PER_SENDER, Mempool
 from tests.support.ledger import Ledger, make_genesis, make_record

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from milepost_consensus.encoding import decode
 from milepost_consensus.keyguard import Signing
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_node.peers import HEIGHT_HEADER
 from milepost_node.sync import PAGE_BLOCKS
 from tests.support.ledger import make_record

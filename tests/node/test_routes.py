@@ -18,8 +18,9 @@ from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.keyguard import Signing
 from milepost_consensus.members import Genesis
+from milepost_consensus.payloads import Hold
 from milepost_consensus.problems import PROBLEMS
-from milepost_consensus.submissions import Hold, make_tx
+from milepost_consensus.transactions import make_tx
 from milepost_consensus.verdicts import VALID
 from milepost_consensus.views import from_view
 from milepost_node.errors import InvalidRequest
@@ -74,7 +75,7 @@ async def test_status_and_genesis(cluster: Cluster, client: httpx.AsyncClient) -
     status = (await client.get("/v1/status")).json()
     assert status.keys() == {
         *("network", "network_id", "node", "key", "height", "block_id", "syncing", "peers"),
-        *("peers_reachable", "mempool", "version", "malicious", "device_classes"),
+        *("peers_reachable", "mempool", "version", "behaviour", "device_classes"),
         *("signing", "key_in_use"),
     }
     assert (status["node"], status["network"], status["height"]) == ("node-0", "test", 0)

@@ -16,7 +16,7 @@ from milepost_consensus.events import BlockFetched, Message, ReceivedVote, Trans
 from milepost_consensus.journal import Journal
 from milepost_consensus.machine import Machine
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import PREVOTE, Proposal, Vote
 from milepost_node.errors import StoreError
 from milepost_node.mempool import Mempool

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from milepost_consensus.problems import PROBLEMS
+from milepost_node.behaviours.builtin import BEHAVIOURS
+from milepost_node.behaviours.registry import HONEST
 from milepost_node.errors import SettingsError
 from milepost_node.settings import Limits, read_settings
 from tests.support.ledger import make_signer
@@ -57,21 +59,27 @@ def test_limits_can_be_set(home: Path) -> None:
         ("port = 7101", 'port = "7101"', r"port = '7101' must be a whole number"),
         ("port = 7101", "port = true", r"port = True must be a whole number"),
         ("port = 7101\n", "", r"port = None must be a whole number from 1 to 65535"),
-        ('malicious = ""', 'malicious = "lazy"', r"must be one of \"\", \"ordered\", \"chaotic\""),
-        ('malicious = ""', "malicious = []", r"malicious = \[\] must be one of"),
+        (
+            'behaviour = ""',
+            'behaviour = "idle"',
+            r"'idle' must be one of \"\", \"ordered\", .*lazy",
+        ),
+        ('behaviour = ""', "behaviour = []", r"behaviour = \[\] must be one of"),
+        ('behaviour = ""', 'behaviour = "mine.py:x"', r"mine.py does not run: FileNotFoundError"),
+        ('behaviour = ""', 'clique = "acme"', r"clique = 'acme' must be a list of texts"),
         ('name = "node-1"', "name = 7", r"name = 7 must be text"),
         ('name = "node-1"', 'name = ""', r"name = '' must be text"),
         ('name = "node-1"', 'nmae = "node-1"', r"unknown key 'nmae'; known are .*name"),
-        ('malicious = ""', 'log_level = "loud"', r"log_level = 'loud' must be one of"),
-        ('malicious = ""', "threads = 0", r"threads = 0 must be a whole number from 1 to 1024"),
-        ('malicious = ""', "limits = 3", r"limits must be a table"),
+        ('behaviour = ""', 'log_level = "loud"', r"log_level = 'loud' must be one of"),
+        ('behaviour = ""', "threads = 0", r"threads = 0 must be a whole number from 1 to 1024"),
+        ('behaviour = ""', "limits = 3", r"limits must be a table"),
         (
-            'malicious = ""',
+            'behaviour = ""',
             "[limits]\nblobs = 1",
             r"unknown key limits.blobs; known are admissions",
         ),
-        ('malicious = ""', "[limits]\nblob_bytes = 1", r"limits.blob_bytes = 1 must be a whole"),
-        ('malicious = ""', "[limits", r"node.toml is not TOML"),
+        ('behaviour = ""', "[limits]\nblob_bytes = 1", r"limits.blob_bytes = 1 must be a whole"),
+        ('behaviour = ""', "[limits", r"node.toml is not TOML"),
     ],
 )
 def test_wrong_setting_is_named(home: Path, old: str, new: str, message: str) -> None:
@@ -80,6 +88,42 @@ def test_wrong_setting_is_named(home: Path, old: str, new: str, message: str) ->
         read_settings(home)
     assert caught.value.slug == "bad-config"
     assert "node.toml" in str(caught.value)
+
+
+def test_nobody_misbehaves_without_being_told(home: Path) -> None:
+    assert read_settings(home).behaviour is HONEST
+
+
+def test_behaviour_holds_on_the_network_that_is_named_with_it_and_on_no_other(home: Path) -> None:
+    replace(home, 'behaviour = ""', 'behaviour = "lazy"')
+    assert read_settings(home).behaviour is BEHAVIOURS["lazy"]
+    for other in ('behaviour_network = "live"\n', ""):
+        replace(home, 'behaviour_network = "test"\n', other)
+        with pytest.raises(SettingsError, match='write behaviour_network = "test"'):
+            read_settings(home)
+        append(home, 'behaviour_network = "test"\n')
+
+
+OWN = """
+from milepost_node.behaviours.registry import behaviour
+
+@behaviour("shy")
+async def shy(question):
+    \"\"\"Says nothing.\"\"\"
+    return None
+"""
+
+
+def test_behaviour_of_the_operator_s_own(home: Path) -> None:
+    (home / "mine.py").write_text(OWN)
+    replace(home, 'behaviour = ""', 'behaviour = "mine.py:shy"')
+    assert read_settings(home).behaviour.summary == "Says nothing."
+    replace(home, "mine.py:shy", "mine.py:lazy")
+    with pytest.raises(SettingsError, match=r"must be one of \"\", \"shy\""):
+        read_settings(home)
+    (home / "mine.py").write_text("1 / 0")
+    with pytest.raises(SettingsError, match=r"mine.py does not run: ZeroDivisionError"):
+        read_settings(home)
 
 
 @pytest.mark.parametrize(

@@ -3,129 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
-import httpx
 import pytest
 from msgspec.structs import replace
 
-from milepost_consensus.crypto import ZERO_DIGEST, Ed25519Signer
-from milepost_consensus.members import VALIDATOR, Genesis
+from milepost_consensus.crypto import ZERO_DIGEST
+from milepost_consensus.members import VALIDATOR
+from milepost_consensus.payloads import Attest, Hold, PanelVote, Submit, Witness
 from milepost_consensus.rules import check_tx
-from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
-    Attest,
-    Hold,
-    PanelVote,
-    Payload,
-    Submit,
-    Tx,
-    Witness,
-    decode_payload,
-)
-from milepost_node.answers import Answers
-from milepost_node.behaviours import BEHAVIOURS, compute_false_digest
+from milepost_consensus.transactions import Tx
 from milepost_node.blobs import BlobStore, store_bytes
 from milepost_node.errors import InvalidRequest, WorkerError
 from milepost_node.jobs import Retrace
 from milepost_node.mempool import Mempool
-from milepost_node.peers import Peers
 from milepost_node.records import Records
 from milepost_node.tasks import plan_records, plan_retracing
-from milepost_node.verifier import ATTEMPTS, Verifier
-from tests.support.ledger import Ledger
+from milepost_node.verifier import ATTEMPTS
 from tests.support.nodes import (
     DEVICE,
-    FAST,
     OTHER_DEVICE,
-    ScriptedRetracer,
     Upload,
-    make_named_genesis,
     make_upload,
     wait_until,
 )
-
-UPLOAD = make_upload("run", intervals=4)
-PARAMS = replace(FAST, auditors=4)
-"""Everybody retraces everything."""
-
-
-class Desk:
-    """One verifier of four, on a ledger that the test writes by hand."""
-
-    def __init__(self, folder: Path, behaviour: str = "", genesis: Genesis | None = None) -> None:
-        self.ledger = Ledger(genesis or make_named_genesis(4, PARAMS))
-        self.me = self.ledger.verifiers[0]
-        self.others = self.ledger.verifiers[1:]
-        self.retracer = ScriptedRetracer(uploads=[UPLOAD])
-        self.said: list[Payload] = []
-        network = self.ledger.state.network
-        self.blobs = BlobStore(folder / "blobs", store_bytes=10**6)
-        self.served: dict[str, bytes] = {}
-        client = httpx.AsyncClient(transport=httpx.MockTransport(self._serve))
-        self.peers = Peers(
-            self.ledger.state.genesis.members, own_id=self.me, network=network, client=client
-        )
-        self.mempool = Mempool(network, limit=1_000, per_sender=1_000)
-        signer = self.ledger.signers[self.me]
-        assert isinstance(signer, Ed25519Signer)
-        self.answers = Answers(
-            signer, get_state=self.get_state, send=self.send, mempool=self.mempool
-        )
-        self.verifier = Verifier(
-            self.me,
-            behaviour=BEHAVIOURS[behaviour],
-            get_state=self.get_state,
-            answers=self.answers,
-            blobs=self.blobs,
-            records=Records(self.blobs, self.peers, blob_bytes=10_000),
-            retracer=self.retracer,
-        )
-
-    def _serve(self, request: httpx.Request) -> httpx.Response:
-        data = self.served.get(request.url.path.rpartition("/")[2])
-        if data is None:
-            return httpx.Response(404)
-        return httpx.Response(200, stream=httpx.ByteStream(data))
-
-    def get_state(self) -> LedgerState:
-        return self.ledger.state
-
-    def send(self, tx: Tx) -> None:
-        if self.mempool.add(self.ledger.state, tx):
-            self.said.append(decode_payload(tx))
-
-    def have_files(self, upload: Upload = UPLOAD) -> None:
-        for data in upload.files.values():
-            store_bytes(self.blobs.get_path(bytes(32)).parents[1], data)
-
-    def advance(self) -> None:
-        """A block carries all that waits."""
-        block = self.ledger.apply(self.mempool.take())
-        self.mempool.apply_block(block, self.ledger.state)
-        self.verifier.on_decided()
-
-    def say_count(self, kind: type[Payload]) -> int:
-        return sum(isinstance(payload, kind) for payload in self.said)
-
-
-@asynccontextmanager
-async def working(desk: Desk) -> AsyncIterator[None]:
-    """The verifier runs."""
-    task = asyncio.create_task(desk.verifier.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-def count_duties(desk: Desk, submission: bytes) -> int:
-    return sum(duty.verifier == desk.me for duty in desk.ledger.get(submission).duties)
+from tests.support.verifiers import UPLOAD, Desk, count_duties, working
 
 
 async def test_nothing_is_loaded_to_retrain_before_the_node_is_a_verifier(tmp_path: Path) -> None:
@@ -228,60 +132,6 @@ async def test_difference_becomes_a_witness_that_the_rules_accept(tmp_path: Path
     desk.advance()
     [accusation] = desk.ledger.get(submission).accusations
     assert accusation.accusers == (desk.me,)
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "expected"),
-    [
-        ("", {0: Attest, 1: Attest, 2: Witness, 3: Attest}),
-        ("ordered", {0: Attest, 1: Attest, 2: Attest, 3: Attest}),
-        ("chaotic", {0: Witness, 1: Witness, 2: Attest, 3: Witness}),
-    ],
-)
-async def test_liars_say_what_their_kind_of_lie_demands(
-    tmp_path: Path, behaviour: str, expected: dict[int, type[Payload]]
-) -> None:
-    desk = Desk(tmp_path, behaviour)
-    desk.have_files()
-    desk.retracer.faults = {2: 9}
-    desk.ledger.start(UPLOAD.record)
-    async with working(desk):
-        await wait_until(lambda: len(desk.said) == 4)
-    said = {
-        payload.interval: type(payload)
-        for payload in desk.said
-        if isinstance(payload, Attest | Witness)
-    }
-    assert said == expected
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "faulty", "stated"),
-    [
-        ("", True, "truth"),
-        ("", False, "leaf"),
-        ("ordered", True, "leaf"),
-        ("ordered", False, "leaf"),
-        ("chaotic", True, "leaf"),
-        ("chaotic", False, "lie"),
-    ],
-)
-async def test_panel_answers(tmp_path: Path, behaviour: str, faulty: bool, stated: str) -> None:
-    desk = Desk(tmp_path, behaviour)
-    desk.have_files()
-    desk.retracer.faults = {2: 9} if faulty else {}
-    submission = desk.ledger.start(UPLOAD.record)
-    witness = UPLOAD.record.make_witness(submission, 9, recomputed=b"\x09" * 32)
-    desk.ledger.apply([desk.ledger.sign(witness, desk.others[0])])
-    async with working(desk):
-        await wait_until(lambda: desk.say_count(PanelVote))
-    [vote] = [payload for payload in desk.said if isinstance(payload, PanelVote)]
-    expected = {
-        "truth": desk.retracer.compute_truth(UPLOAD.submit, 2, 9),
-        "leaf": witness.leaf,
-        "lie": compute_false_digest(witness.leaf),
-    }
-    assert vote == PanelVote(submission, 2, 9, expected[stated])
 
 
 async def test_panel_comes_before_retracing(tmp_path: Path) -> None:

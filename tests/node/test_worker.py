@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import encode
 from milepost_consensus.merkle import verify_path
-from milepost_consensus.submissions import Submit, get_interval_steps
+from milepost_consensus.payloads import Submit, get_interval_steps
 from milepost_ml.admission import build_submit
 from milepost_ml.files import build_manifest, encode_manifest
 from milepost_node.blobs import BlobStore, store_bytes
@@ -116,7 +116,7 @@ def test_poisoned_record_is_well_formed_but_does_not_retrace(desk: Desk, tmp_pat
     found = desk.worker.perform(RetraceInterval(data, 2, ME, POISON))
     assert isinstance(found, Retrace)
     assert (found.agrees, found.step) == (False, POISON)
-    assert found.distance_ppm > 0
+    assert found.distance_ppm == 0, "it stopped at the step that differs"
     steps = get_interval_steps(submit, 2)
     verify_path(
         submit.step_roots[2],

@@ -32,15 +32,8 @@ from milepost_consensus.light import make_bundle, make_trust, verify_bundle
 from milepost_consensus.members import compute_quorum
 from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
-    AGREES,
-    DECIDED,
-    REFUTED,
-    RETRACING,
-    UPHELD,
-    Submission,
-    verify_tx,
-)
+from milepost_consensus.submissions import AGREES, DECIDED, REFUTED, RETRACING, UPHELD, Submission
+from milepost_consensus.transactions import verify_tx
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
 from milepost_consensus.votes import PRECOMMIT, Vote, verify_vote
 from tests.simulation.monitor import Violation

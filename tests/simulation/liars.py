@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from milepost_consensus.blocks import Block
 from milepost_consensus.events import Message, NeedTransactions
 from milepost_consensus.rules import build_block, owes
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import (
     NIL,
     PRECOMMIT,

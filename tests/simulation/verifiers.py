@@ -17,20 +17,16 @@ from milepost_consensus.crypto import compute_digest
 from milepost_consensus.events import Equivocation, PersistDecision, TransactionsWaiting
 from milepost_consensus.governance import make_evidence
 from milepost_consensus.members import compute_fault_limit
-from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import (
-    RETRACING,
+from milepost_consensus.payloads import (
     Attest,
-    Duty,
     Hold,
     PanelVote,
-    Payload,
-    Submission,
-    Tx,
     compute_submission_id,
     get_interval_count,
-    make_tx,
 )
+from milepost_consensus.state import LedgerState
+from milepost_consensus.submissions import RETRACING, Duty, Submission
+from milepost_consensus.transactions import Payload, Tx, make_tx
 from milepost_consensus.worklist import get_accusations, get_duties, get_unheld
 from tests.simulation.monitor import Violation
 from tests.simulation.nodes import Node

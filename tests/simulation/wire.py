@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.events import BlockFetched, Message, ReceivedProposal, ReceivedVote
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import Proposal, Vote
 from tests.simulation.nodes import Node
 from tests.simulation.options import ANY, Fault

@@ -10,30 +10,34 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from milepost_consensus.blocks import Block
-from milepost_consensus.crypto import Ed25519Signer, Signer, compute_digest
+from milepost_consensus.crypto import Ed25519Signer, Signer
 from milepost_consensus.encoding import W, decode, encode
 from milepost_consensus.members import SUBMITTER, VALIDATOR, VERIFIER, Genesis, Member
 from milepost_consensus.merkle import compute_path, compute_root
 from milepost_consensus.params import Params
-from milepost_consensus.rules import build_block, get_proposer, owes, validate_block
-from milepost_consensus.state import LedgerState, apply_entries, make_initial_state
-from milepost_consensus.submissions import (
+from milepost_consensus.payloads import (
     Attest,
-    Duty,
     Hold,
     PanelVote,
-    Payload,
-    Submission,
     Submit,
-    Tx,
     Witness,
-    compute_state_digest,
+    WorkRefutation,
     compute_submission_id,
     get_interval_steps,
-    make_tx,
 )
+from milepost_consensus.rules import build_block, get_proposer, owes, validate_block
+from milepost_consensus.state import LedgerState, apply_entries, make_initial_state
+from milepost_consensus.step_digests import (
+    compute_gradient_commitment,
+    compute_state_digest,
+    compute_step_digest,
+    compute_work_digest,
+)
+from milepost_consensus.submissions import Duty, Submission
+from milepost_consensus.transactions import Payload, Tx, make_tx
 from milepost_consensus.verdicts import Verdict
 from tests.support.validators import LINKS, make_onion
 
@@ -50,12 +54,66 @@ def make_hash(*parts: object) -> bytes:
     return hashlib.sha256(repr(parts).encode()).digest()
 
 
+class Row(NamedTuple):
+    """The parts of one step's digest."""
+
+    pre: bytes
+    batch: bytes
+    gradient: bytes
+    """The content digest itself."""
+    loss: bytes
+    post: bytes
+
+    @property
+    def leaf(self) -> bytes:
+        return compute_step_digest(
+            pre=self.pre,
+            batch=self.batch,
+            gradient=compute_gradient_commitment(self.gradient),
+            loss=self.loss,
+            post=self.post,
+        )
+
+
+def make_row(name: str, step: int) -> Row:
+    """The parts of a step that nobody trained."""
+    pre, batch, gradient, post = (
+        make_hash(part, name, step) for part in ("pre", "batch", "gradient", "post")
+    )
+    return Row(pre, batch, gradient, b"\0\0\x80?", post)
+
+
 @dataclass(frozen=True)
 class Record:
     """A synthetic record: its submission and the step digests under its roots."""
 
     submit: Submit
     leaves: tuple[tuple[bytes, ...], ...]
+    rows: tuple[tuple[Row, ...], ...] = ()
+    """What the digests are made of; nothing where it does not matter."""
+
+    def get_gradient(self, duty: Duty) -> bytes:
+        """The content digest of the gradient that a duty asks for."""
+        if not self.rows:
+            return bytes(32)
+        steps = get_interval_steps(self.submit, duty.interval)
+        return self.rows[duty.interval][duty.work_step - steps.start].gradient
+
+    def make_refutation(self, submission: bytes, duty: Duty) -> WorkRefutation:
+        """The proof that a duty's work digest is wrong, if it is."""
+        place = duty.work_step - get_interval_steps(self.submit, duty.interval).start
+        row = self.rows[duty.interval][place]
+        return WorkRefutation(
+            submission=submission,
+            interval=duty.interval,
+            verifier=duty.verifier,
+            gradient=row.gradient,
+            pre=row.pre,
+            batch=row.batch,
+            loss=row.loss,
+            post=row.post,
+            path=compute_path(self.leaves[duty.interval], place),
+        )
 
     def make_witness(self, submission: bytes, step: int, *, recomputed: bytes) -> Witness:
         """A well-formed accusation of a step."""
@@ -82,37 +140,54 @@ def make_record(
     cut: int = 0,
     change_scores: Sequence[int] | None = None,
     model: str | None = None,
+    initial: str | None = None,
+    profile: str = "class",
     step_us: int = 0,
+    registration: bytes = b"",
+    parent: bytes = b"",
 ) -> Record:
-    """A record that passes every check the ledger makes; `cut` shortens the last interval."""
+    """A record that passes every check the ledger makes; `cut` shortens the last interval.
+
+    `model` and `initial` name the models that it ends and starts with.
+    """
     steps = intervals * steps_per_interval - cut
     model_digest, optimizer_digest = make_hash("model", model or name), make_hash("optimizer", name)
     ranges = [
         range(k * steps_per_interval, min((k + 1) * steps_per_interval, steps))
         for k in range(intervals)
     ]
-    leaves = tuple(tuple(make_hash("step", name, t) for t in each) for each in ranges)
+    rows = tuple(tuple(make_row(name, t) for t in each) for each in ranges)
+    leaves = tuple(tuple(row.leaf for row in each) for each in rows)
+    first = make_hash("model", initial or f"initial {name}"), make_hash("optimizer")
     final = compute_state_digest(steps, model_digest, optimizer_digest)
     submit = Submit(
         name=name,
         recipe=make_hash("recipe"),
         dataset_root=make_hash("data"),
         records=100,
-        profile="class",
-        device_class="test",
+        profile=profile,
+        device_class=f"{profile}/1" if profile != "class" else "test",
         steps=steps,
         steps_per_interval=steps_per_interval,
-        snapshots=(*(make_hash("snapshot", name, k) for k in range(intervals)), final),
+        snapshots=(
+            compute_state_digest(0, *first),
+            *(make_hash("snapshot", name, k) for k in range(1, intervals)),
+            final,
+        ),
         step_roots=tuple(compute_root(each) for each in leaves),
         change_scores=tuple(change_scores or [1_000_000 // (k + 1) for k in range(intervals)]),
         rate_sums=(1_000_000,) * intervals,
+        initial_model_digest=first[0],
+        initial_optimizer_digest=first[1],
         model_digest=model_digest,
         optimizer_digest=optimizer_digest,
         manifest=make_hash("manifest", name),
         size_bytes=1_000,
         step_us=step_us,
+        registration=registration,
+        parent=parent,
     )
-    return Record(submit, leaves)
+    return Record(submit, leaves, rows)
 
 
 def make_genesis(
@@ -147,6 +222,10 @@ def rebuild(state: LedgerState) -> LedgerState:
         make_initial_state(state.genesis),
         membership=_copy(state.membership),
         members={key: _copy(state.members[key]) for key in sorted(state.members, reverse=True)},
+        registrations={
+            key: _copy(state.registrations[key])
+            for key in sorted(state.registrations, reverse=True)
+        },
         standings={
             key: _copy(state.standings[key]) for key in sorted(state.standings, reverse=True)
         },
@@ -176,6 +255,8 @@ class Ledger:
     def __init__(self, genesis: Genesis) -> None:
         self.state: LedgerState = make_initial_state(genesis)
         self.blocks: list[Block] = []
+        self.records: dict[bytes, Record] = {}
+        """Of the submissions made by `submit`."""
         self.signers: dict[bytes, Signer] = {
             make_signer(member.name).public: make_signer(member.name) for member in genesis.members
         }
@@ -247,7 +328,9 @@ class Ledger:
     def submit(self, record: Record, sender: str = "submitter") -> bytes:
         """Anchor a record; returns the submission's id."""
         self.apply([self.sign(record.submit, sender)])
-        return compute_submission_id(make_signer(sender).public, record.submit, self.state.network)
+        key = compute_submission_id(make_signer(sender).public, record.submit, self.state.network)
+        self.records[key] = record
+        return key
 
     def hold(self, submission: bytes, count: int | None = None) -> None:
         """Let the first `count` validators hold the record, all by default; one block."""
@@ -261,14 +344,15 @@ class Ledger:
         self.run_until(submission, "retracing", "witnessing", "decided")
         return submission
 
-    def attest(self, submission: bytes, duty: Duty, *, agrees: int = 1) -> Tx:
-        """The answer to a duty."""
+    def attest(self, submission: bytes, duty: Duty, *, agrees: int = 1, lazy: bool = False) -> Tx:
+        """The answer to a duty; of a lazy verifier, with an invented work digest."""
+        gradient = self.records[submission].get_gradient(duty)
         payload = Attest(
             submission=submission,
             interval=duty.interval,
             agrees=agrees,
             work_step=duty.work_step,
-            work_digest=compute_digest("work", duty.verifier),
+            work_digest=compute_work_digest(duty.verifier, bytes(32) if lazy else gradient),
             distance_ppm=0,
         )
         return self.sign(payload, duty.verifier)

@@ -21,7 +21,8 @@ from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.members import VERIFIER, Genesis, compute_network_id
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import CLASS, Submit, compute_submission_id, make_tx
+from milepost_consensus.payloads import CLASS, Submit, compute_submission_id
+from milepost_consensus.transactions import make_tx
 from milepost_ml.admission import build_submit
 from milepost_ml.files import encode_manifest
 from milepost_ml.recorder import Run

@@ -24,8 +24,9 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
+from milepost_consensus.payloads import Submit, get_interval_steps
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import Submit, get_interval_steps, make_tx
+from milepost_consensus.transactions import make_tx
 from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from milepost_ml.files import Manifest, ManifestFile, compute_file_names, encode_manifest
@@ -219,7 +220,8 @@ def write_home(
     key.write_text(hashlib.sha256(name.encode()).hexdigest() + "\n")
     key.chmod(0o600)
     (home / "node.toml").write_text(
-        f'host = "127.0.0.1"\nport = {port}\nname = "{name}"\nmalicious = "{malicious}"\n'
+        f'host = "127.0.0.1"\nport = {port}\nname = "{name}"\n'
+        f'behaviour = "{malicious}"\nbehaviour_network = "{genesis.network}"\n'
     )
     return home
 

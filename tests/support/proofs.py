@@ -16,13 +16,9 @@ from milepost_consensus.blocks import Certificate, Header, compute_block_id
 from milepost_consensus.certificates import make_certificate
 from milepost_consensus.light import ProofBundle, dump_trust, make_bundle, make_trust
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import (
-    DECIDED,
-    PANEL,
-    WITNESSING,
-    PanelVote,
-    compute_state_digest,
-)
+from milepost_consensus.payloads import PanelVote
+from milepost_consensus.step_digests import compute_state_digest
+from milepost_consensus.submissions import DECIDED, PANEL, WITNESSING
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from milepost_ml.digests import compute_content_digest
 from milepost_ml.snapshots import write_tensors
@@ -53,7 +49,7 @@ def make_model_record(tensors: Tensors, name: str = "run", *, intervals: int = 6
 
 
 def replace_submit(record: Record, submit: object) -> Record:
-    return Record(submit, record.leaves)  # type: ignore[arg-type]
+    return Record(submit, record.leaves, record.rows)  # type: ignore[arg-type]
 
 
 def certify(ledger: Ledger) -> tuple[Header, Certificate]:

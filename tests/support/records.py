@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from milepost_consensus.submissions import CLASS, Submit
+from milepost_consensus.payloads import CLASS, Submit
 from milepost_ml.admission import build_submit
 from milepost_ml.files import FolderFiles, Manifest, build_manifest, encode_manifest
 from milepost_ml.recipe import Recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +36,12 @@ class Toy:
         if trace:
             with Path(trace).open("a") as stream:
                 stream.write(f"{cell.key}\n")
+        if cell.key == os.environ.get("TOY_WAIT"):
+            try:
+                threading.Event().wait()
+            finally:
+                with Path(str(trace)).open("a") as stream:
+                    stream.write("cleaned\n")
         if cell.key == os.environ.get("TOY_KILL"):
             os.kill(os.getpid(), 9)
         if "base" in cell.parameters:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from milepost_consensus.submissions import CLASS
+from milepost_consensus.payloads import CLASS
 from milepost_ml.recorder import Run
 from tests.support.models import Task, make_model, make_task
 

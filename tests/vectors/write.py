@@ -14,7 +14,8 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.flagging import compute_flags, compute_log2
 from milepost_consensus.members import compute_network_id
 from milepost_consensus.params import Params
-from milepost_consensus.submissions import Hold, compute_tx_id, make_tx
+from milepost_consensus.payloads import Hold
+from milepost_consensus.transactions import compute_tx_id, make_tx
 from milepost_consensus.views import to_view
 from tests.reference import training
 from tests.reference.cases import make_cases
@@ -70,8 +71,9 @@ def make_elections() -> Any:
         ("fewer verifiers than a sub-quorum", 3, 5, (2,), Params()),
         ("two auditors each", 9, 6, (), Params(auditors=2)),
         ("only the ends", 9, 6, (), Params(auditors=0)),
-        ("majority", 12, 10, (4,), Params(rule="majority", quorum_size=10)),
-        ("majority, small quorum", 3, 10, (4, 5), Params(rule="majority")),
+        ("half of the intervals", 9, 12, (2,), Params(audit_permille=500, auditors=2)),
+        ("majority", 12, 10, (4,), Params(rule="majority", audit_permille=500, quorum_size=10)),
+        ("majority, small quorum", 3, 10, (4, 5), Params(rule="majority", audit_permille=500)),
     ):
         submit = make_record(name, intervals=intervals, cut=1).submit
         result = elect(

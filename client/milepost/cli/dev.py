@@ -32,9 +32,9 @@ def dev(
         list[str] | None,
         typer.Option(
             "--malicious",
-            metavar="K:ordered|K:chaotic",
-            help="Make the last K nodes lie: ordered ones vouch for what is false, chaotic ones"
-            " always state the opposite of what they found.",
+            metavar="K:KIND",
+            help="Make the last K nodes misbehave, such as 1:chaotic. Kinds: "
+            f"{', '.join(network.BEHAVIOURS)}.",
         ),
     ] = None,
     directory: Annotated[
@@ -127,7 +127,7 @@ def _print_network(directory: Path, homes: tuple[network.NodeHome, ...]) -> None
 
     output.print_table(
         ("node", "url", "behaviour"),
-        [(home.name, home.url, home.malicious or "honest") for home in homes],
+        [(home.name, home.url, home.behaviour or "honest") for home in homes],
     )
     trust = bundle.read_trust(directory / network.TRUST)
     output.say()

@@ -13,7 +13,7 @@ from milepost.cli import output, submissions
 from milepost.observer import Observer
 
 if TYPE_CHECKING:
-    from milepost_consensus.submissions import Submit
+    from milepost_consensus.payloads import Submit
     from milepost_ml.files import Manifest
 
 

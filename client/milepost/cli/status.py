@@ -107,7 +107,7 @@ def _describe_node(answer: dict[str, Any]) -> tuple[str, ...]:
         str(answer.get("height", "")),
         "syncing" if answer.get("syncing") else "ready",
         f"{answer.get('peers_reachable', '?')}/{answer.get('peers', '?')}",
-        answer.get("malicious") or "honest",
+        answer.get("behaviour") or "honest",
     )
 
 

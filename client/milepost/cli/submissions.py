@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from milepost.cli import output
-from milepost_consensus.submissions import CLASS
-from milepost_consensus.verdicts import PROFILE_MEANINGS
+from milepost.coverage import describe_assurance
+from milepost_consensus.payloads import CLASS
+from milepost_consensus.verdicts import PROFILE_MEANINGS, Verdict
+from milepost_consensus.views import from_view
 
 PHASES = {
     "anchored": "waiting until enough validators hold the record",
@@ -18,7 +20,7 @@ PHASES = {
     "decided": "the verdict is in a block",
 }
 STYLES = {"VALID": "green", "INVALID": "red", "UNDECIDED": "yellow"}
-ANSWERS = {"agrees": "✓", "differs": "✗", "missed": "…", "": "·"}
+ANSWERS = {"agrees": "✓", "differs": "✗", "missed": "…", "lazy": "z", "": "·"}
 
 
 def get_short_id(view: dict[str, Any]) -> str:
@@ -140,8 +142,9 @@ def describe_profile(submit: dict[str, Any]) -> str:
 
 def describe_verdict(verdict: dict[str, Any], names: Mapping[str, str]) -> str:
     """The verdict in a line or two."""
+    assurance = describe_assurance(from_view(Verdict, verdict))
     text = (
-        f"{verdict['outcome']}  block {verdict['height']} · assurance {verdict['assurance']} ·"
+        f"{verdict['outcome']}  block {verdict['height']} · assurance {assurance} ·"
         f" profile {verdict['profile']} · {verdict['reason']}"
     )
     if verdict["overruled"]:

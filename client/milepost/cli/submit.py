@@ -9,6 +9,7 @@ import typer
 
 from milepost.cli import exits, options, output, submissions
 from milepost.cli.progress import SubmitPrinter
+from milepost.coverage import describe_assurance
 
 if TYPE_CHECKING:
     from milepost.delivery import Delivery
@@ -78,7 +79,7 @@ def _print_result(result: Delivery, *, wait: bool) -> None:
         if verdict.outcome != "VALID":
             text = f"{verdict.reason}; {text}"
     output.say(
-        f"{verdict.outcome} in block {verdict.height} · assurance {verdict.assurance} ·"
+        f"{verdict.outcome} in block {verdict.height} · assurance {describe_assurance(verdict)} ·"
         f" profile {verdict.profile} · {text}",
         style=submissions.STYLES.get(verdict.outcome, ""),
     )

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 
 import torch
 
-from milepost_consensus.submissions import CLASS, EXACT, ROUNDED
+from milepost_consensus.payloads import CLASS, EXACT, ROUNDED
 from milepost_ml.device import compute_device_class, configure_torch
 
 

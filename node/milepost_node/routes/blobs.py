@@ -62,8 +62,11 @@ async def put_blob(request: Request, name: str) -> Response:
 @router.get("/{name}", response_class=FileResponse)
 async def get_blob(request: Request, name: str) -> Response:
     """The bytes of a file."""
-    path = get_node(request).blobs.get_path(parse_digest(name))
+    node = get_node(request)
+    path = node.blobs.get_path(parse_digest(name))
     try:
+        if not node.settings.behaviour.serves_files:
+            raise FileNotFoundError
         status = path.stat()
     except FileNotFoundError as error:
         raise InvalidRequest(f"file {name[:16]} is not on this node", slug="not-found") from error

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from milepost_consensus.problems import PROBLEMS
+from milepost_node.behaviours.registry import HONEST
 from milepost_node.errors import InvalidRequest
 from milepost_node.problem_json import JsonAnswer
 from milepost_node.routes.access import get_node
@@ -21,8 +22,14 @@ async def get_live() -> Response:
 
 @router.get("/health/ready", response_class=JsonAnswer)
 async def get_ready(request: Request) -> Response:
-    """200 ready, 206 following but not taking part yet, 503 not able to take part."""
-    status, reason = get_node(request).get_readiness()
+    """200 ready, 206 following but not taking part yet, 503 not able to take part.
+
+    One that breaks the rules on purpose says so, whatever else it says.
+    """
+    node = get_node(request)
+    status, reason = node.get_readiness()
+    if node.settings.behaviour is not HONEST:
+        reason = {**reason, "behaviour": node.settings.behaviour.name}
     return JsonAnswer(reason, status_code=status)
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import ReceivedProposal, ReceivedVote
-from milepost_consensus.submissions import Tx
+from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import Vote
 from milepost_node.bodies import read_body
 from milepost_node.clock import read_wall_ms

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from milepost_consensus.errors import InvalidTransaction
-from milepost_consensus.submissions import PROFILES, validate_device_class
+from milepost_consensus.payloads import PROFILES, validate_device_class
 from milepost_ml.arithmetic.exact import is_active
 from milepost_ml.arithmetic.profiles import make_profile
 

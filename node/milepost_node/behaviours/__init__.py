@@ -1,0 +1,1 @@
+"""How a node that is told to break the rules answers, for experiments and demonstrations."""
