@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from milepost_consensus.submissions import CLASS
+from milepost_consensus.payloads import CLASS
 from milepost_experiments.experiment import Row
 from milepost_experiments.images import PIXELS, load_images
 from milepost_experiments.poisoned_runs import BATCH, CLASSES, PEAK_RATES, Plan, Snapshot

@@ -7,7 +7,7 @@ from functools import partial
 from math import comb
 from typing import Final
 
-from milepost_consensus.verdicts import compute_miss_ppm
+from milepost_consensus.audits import compute_miss_ppm
 from milepost_experiments.detectors import (
     METRICS,
     Finder,
