@@ -29,6 +29,8 @@ from milepost_ml.signals import compute_signals
 
 KNEE: Final = 70_000
 """Weights near which the paper saw the time rise."""
+BEND: Final = 1.25
+"""A slope that changes by this factor would be called a knee."""
 SHARED: Final = 10_000_000
 """Weights in one of the tensors that large models repeat: 40 MB, more than a cache holds."""
 LARGE: Final = 1_000_000
@@ -146,9 +148,9 @@ class ScalabilityExperiment:
             "The Diffusion paper's Figure 2 again: processor time to compare two snapshots, by"
             " number of weights, and far beyond it.\n\n"
             f"Time grows with weights to the power {slope:.3f} between {LARGE:,} and"
-            f" {largest:,} weights: linearly. Below that a call costs a fixed part per tensor. In"
-            f" the paper's range the time per further weight is, beyond half of {KNEE:,} weights,"
-            f" {knee:.2f} times what it is before: there is no knee at {KNEE:,}.\n\n"
+            f" {largest:,} weights (1 is linear). In the paper's range the time per further weight"
+            f" is, beyond half of {KNEE:,} weights, {knee:.2f} times what it is before:"
+            f" {'a' if abs(math.log(knee)) > math.log(BEND) else 'no'} knee near {KNEE:,}.\n\n"
             "Times are processor seconds of one thread, the least of several repeats, measured on"
             " the machine named in the manifest; those columns differ from run to run.\n\n"
             f"{format_markdown(tables['fits'])}\n"

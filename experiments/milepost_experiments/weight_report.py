@@ -38,6 +38,10 @@ _CASES: Final = {
     "early": "interval 0 or 1 poisoned",
     "skipped": "interval not trained at all",
 }
+_BLIND: Final = (
+    "models", "clean_accuracy", "backdoor_success", "flagged", "flagged_share", "ranked_1",
+    "ranked_3", "learned", "audits_1", "audits_3", "audits_12", "all", "audits",
+)  # fmt: skip
 _BEFORE: Final = {
     "all": "any audit convicts",
     "matched": "audits must hit the interval",
@@ -174,11 +178,11 @@ def describe(config: Config, tables: Tables) -> str:
             lambda row: True,
         ),
         "Intervals of clean runs that are called poisoned:",
-        format_markdown(tables["false-alarms"]),
+        _show(tables["false-alarms"], tables["false-alarms"].columns, lambda row: True),
         "## What the poison does",
         "Accuracy on 1,000 clean test images; share of test images of other classes that the"
         " trigger sends to the target, right after the first poisoned interval and at the end.",
-        format_markdown(tables["accuracy"]),
+        _show(tables["accuracy"], tables["accuracy"].columns, lambda row: True),
         "## Where the analysis is blind, and what audits do there",
         "`flagged`: models with a poisoned interval among the ledger's flags; `flagged_share`:"
         " poisoned intervals flagged; `ranked_1`, `ranked_3`: models with a poisoned interval among"
@@ -187,11 +191,14 @@ def describe(config: Config, tables: Tables) -> str:
         " that full coverage does, which is what a network checks unless told otherwise. Poison in"
         " the *declared* data gives the same weights as `all` and retraces perfectly: no audit"
         " finds it.",
-        format_markdown(_explain(tables["blind"])),
+        _show(_explain(tables["blind"]), ("case", *_BLIND), lambda row: True),
         "## Would a recovery rule improve the ledger's flags?",
         "The first clean interval after poison undoes it. An integer sign of that is the share of"
-        " weights that move against their preceding movement. Dropping flags of intervals where it"
-        " is large changes little, so the replicated rule has none:",
+        " weights that move against their preceding movement. Dropping the flags of intervals"
+        " where it is large changes F1 by"
+        f" {_compute_gain(tables['recovery'], 'tune'):+.3f} on the runs to tune on at the best"
+        f" limit, and by {_compute_gain(tables['recovery'], 'test'):+.3f} on the others at theirs."
+        " The replicated rule has none.",
         _show(
             tables["recovery"],
             ("split", "rule", "models", "precision", "recall", "f1", "f1_low", "f1_high"),
@@ -204,6 +211,12 @@ def describe(config: Config, tables: Tables) -> str:
         format_markdown(tables["recorded"]),
     ]
     return "\n\n".join(parts)
+
+
+def _compute_gain(table: Table, split: str) -> float:
+    """The best change of F1 by any limit over that without one."""
+    scores = {str(r["rule"]): float(r["f1"]) for r in table.rows if r["split"] == split}
+    return max(scores.values()) - scores["none"]
 
 
 def _count(config: Config) -> str:
