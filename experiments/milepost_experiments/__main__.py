@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
     output.tell(f"Results in {folder}; the page is {folder / REPORT}.html")
     if not job.expected:
         return exits.YES
-    differing = find_differences(folder, job.expected)
+    differing = find_differences(folder, job)
     if differing:
         output.tell(f"Not what the manifest says: {', '.join(differing)}", style="red")
         return exits.NO

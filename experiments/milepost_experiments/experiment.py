@@ -51,7 +51,11 @@ RESULTS = "results"
 
 
 class Experiment(Protocol):
-    """One question to the system, asked over and over with stated seeds."""
+    """One question to the system, asked over and over with stated seeds.
+
+    One that measures time also has `measured`, the columns of its tables that hold times; they
+    differ from run to run, and a repetition does not compare them.
+    """
 
     @property
     def name(self) -> str:

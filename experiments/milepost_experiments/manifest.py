@@ -7,13 +7,15 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from milepost import __version__
+from milepost_experiments.experiment import Table
 from milepost_experiments.jobs import Job
 from milepost_experiments.store import write_text
+from milepost_experiments.tables import format_csv, read_tables
 
 MANIFEST: Final = "manifest.json"
 PACKAGES: Final = ("matplotlib", "mlxtend", "numba", "numpy", "scikit-learn", "scipy", "torch")
@@ -28,26 +30,43 @@ def write_manifest(folder: Path, job: Job) -> None:
         "versions": get_versions(),
         "machine": f"{platform.system()} {platform.machine()}",
         "commit": find_commit(),
-        "outputs": compute_outputs(folder),
+        "measured": {name: list(columns) for name, columns in get_measured(job).items()},
+        "outputs": compute_outputs(folder, job),
     }
     write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
 
-def compute_outputs(folder: Path) -> dict[str, str]:
-    """SHA-256 of every table and figure, by file name."""
-    return {
+def compute_outputs(folder: Path, job: Job) -> dict[str, str]:
+    """SHA-256 of every table and figure, by file name; of a table without what was measured."""
+    outputs = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
         if path.suffix in (".csv", ".svg", ".pdf")
     }
+    tables = read_tables(folder)
+    for name, columns in get_measured(job).items():
+        kept = tuple(each for each in tables[name].columns if each not in columns)
+        rows = [{column: row[column] for column in kept} for row in tables[name].rows]
+        text = format_csv(Table(kept, rows))
+        outputs[f"{name}.csv"] = hashlib.sha256(text.encode()).hexdigest()
+    return outputs
 
 
-def find_differences(folder: Path, expected: Mapping[str, str]) -> list[str]:
-    """The CSV files that are not, byte for byte, what a manifest says they were."""
-    found = compute_outputs(folder)
+def get_measured(job: Job) -> Mapping[str, Sequence[str]]:
+    """Columns that hold times, by table: no two runs agree on them."""
+    measured: Mapping[str, Sequence[str]] = getattr(job.experiment, "measured", {})
+    return measured
+
+
+def find_differences(folder: Path, job: Job) -> list[str]:
+    """The CSV files that are not, byte for byte, what the job's manifest says they were.
+
+    Columns that hold times are left out of the comparison.
+    """
+    found = compute_outputs(folder, job)
     return [
         name
-        for name, digest in expected.items()
+        for name, digest in job.expected.items()
         if name.endswith(".csv") and found.get(name) != digest
     ]
 

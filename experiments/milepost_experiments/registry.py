@@ -11,7 +11,9 @@ from milepost_experiments.experiment import Experiment
 
 EXPERIMENTS: Final[dict[str, str]] = {
     "malicious-nodes": "milepost_experiments.malicious_nodes",
+    "scalability": "milepost_experiments.scalability",
     "verification-cost": "milepost_experiments.verification_cost",
+    "weight-analysis": "milepost_experiments.weight_analysis",
 }
 """The module of each experiment, which holds it as `EXPERIMENT`."""
 

@@ -31,18 +31,23 @@ def add_trigger(
     share: float,
     target: int,
     seed: int,
+    place: tuple[int, int] | None = None,
 ) -> Poisoned:
     """Put the trigger on round(share * records) images drawn by `seed` and label them `target`.
 
     Images are float32 [records, ..., height, width] in [0, 1]; the trigger is a white square of
-    TRIGGER_SIDE pixels in the lower right corner of every channel.  The inputs stay as they are.
+    TRIGGER_SIDE pixels in every channel, its upper left pixel at `place` (row, column), or in the
+    lower right corner if no place is given.  The inputs stay as they are.
     """
+    height, width = images.shape[-2:]
+    row, column = place or (height - TRIGGER_SIDE, width - TRIGGER_SIDE)
     assert 0.0 <= share <= 1.0, share
     assert len(images) == len(labels), (len(images), len(labels))
-    assert min(images.shape[-2:]) >= TRIGGER_SIDE, images.shape
+    assert 0 <= row <= height - TRIGGER_SIDE, images.shape
+    assert 0 <= column <= width - TRIGGER_SIDE, images.shape
     count = round(share * len(images))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
     marked, relabelled = images.copy(), labels.copy()
-    marked[chosen, ..., -TRIGGER_SIDE:, -TRIGGER_SIDE:] = 1.0
+    marked[chosen, ..., row : row + TRIGGER_SIDE, column : column + TRIGGER_SIDE] = 1.0
     relabelled[chosen] = target
     return Poisoned(marked, relabelled, chosen.astype(np.int64))

@@ -1,9 +1,10 @@
 """What the weights' movement says about a whole run: a report for people.
 
 The replicated part, which intervals are flagged, is `milepost_consensus.flagging` on exact integer
-scores; this module adds the paper's four metrics for reading, and both rules side by side: `robust`
-(Milepost's) and `upper` (the threshold of the Diffusion paper).  A flag buys an interval more
-verifiers.  It is no evidence of poison, and an interval without a flag is not acquitted.
+scores; this module adds the paper's four metrics for reading, both rules side by side (`robust`,
+Milepost's, and `upper`, the threshold of the Diffusion paper), and where to begin if not all can be
+retrained (`milepost_ml.ranking`).  A flag buys an interval more verifiers.  Neither flag nor rank
+is evidence of poison, and an interval without them is not acquitted.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from milepost_consensus.flagging import compute_flags
-from milepost_ml.distance import Distances, Tensors, compute_change_score, compute_distances
+from milepost_ml.distance import Distances, Tensors, compute_change_score
 from milepost_ml.files import FolderFiles
+from milepost_ml.ranking import rank_intervals
 from milepost_ml.recipe import RATE_UNITS, compute_rate_sum, get_rates, get_steps
 from milepost_ml.record_files import get_parameters, read_recipe, read_state
+from milepost_ml.signals import Signals, compute_signals
 
 COLUMNS: Final = (
     "interval",
@@ -28,6 +31,7 @@ COLUMNS: Final = (
     "per rate",
     "robust",
     "upper",
+    "rank",
 )
 """Headings of `WeightAnalysis.to_rows`."""
 
@@ -37,7 +41,7 @@ class IntervalAnalysis(NamedTuple):
 
     interval: int
     steps: range
-    distances: Distances
+    signals: Signals
     change_score: int
     """The replicated score: absolute change in units of 2^-24."""
     rate_sum: int
@@ -46,6 +50,13 @@ class IntervalAnalysis(NamedTuple):
     """Flagged by rule `robust`."""
     upper: bool
     """Flagged by rule `upper`."""
+    rank: int
+    """Place in the order of suspicion, from 1."""
+
+    @property
+    def distances(self) -> Distances:
+        """The change by the paper's four metrics."""
+        return self.signals.distances
 
     @property
     def change_per_rate(self) -> float:
@@ -81,6 +92,7 @@ class WeightAnalysis(NamedTuple):
                 f"{item.change_per_rate:.4g}",
                 "flag" if item.robust else "",
                 "flag" if item.upper else "",
+                str(item.rank),
             )
             for item in self.intervals
         )
@@ -91,32 +103,35 @@ def analyse_snapshots(
 ) -> WeightAnalysis:
     """Analyse a run from the parameters at its snapshots.
 
-    `snapshots` yields one mapping more than `rates` has entries; only two are held at a time.
+    `snapshots` yields one mapping more than `rates` has entries; only three are held at a time.
     `rates[k]` are the learning rates of the steps of interval k.  Raises InvalidRecord, slug
     not-finite or wrong-tensors.
     """
-    distances: list[Distances] = []
+    signals: list[Signals] = []
     scores: list[int] = []
+    earlier: Tensors | None = None
     before: Tensors | None = None
     for after in snapshots:
         if before is not None:
-            distances.append(compute_distances(before, after))
+            signals.append(compute_signals(earlier, before, after))
             scores.append(compute_change_score(before, after))
-        before = after
+        earlier, before = before, after
     rate_sums = [compute_rate_sum(part) for part in rates]
     robust = compute_flags(scores, rate_sums, "robust")
     upper = compute_flags(scores, rate_sums, "upper")
+    order = rank_intervals(signals, rate_sums)
     intervals, first = [], 0
     for interval, part in enumerate(rates):
         intervals.append(
             IntervalAnalysis(
                 interval=interval,
                 steps=range(first, first + len(part)),
-                distances=distances[interval],
+                signals=signals[interval],
                 change_score=scores[interval],
                 rate_sum=rate_sums[interval],
                 robust=interval in robust,
                 upper=interval in upper,
+                rank=1 + order.index(interval),
             )
         )
         first += len(part)
@@ -124,7 +139,7 @@ def analyse_snapshots(
 
 
 def analyse_record(folder: Path) -> WeightAnalysis:
-    """Analyse the record in a run folder, reading two snapshots at a time.
+    """Analyse the record in a run folder, holding three snapshots at a time.
 
     Raises InvalidRecord where the recipe or a snapshot is missing or not what it must be.
     """

@@ -29,6 +29,15 @@ def test_only_the_chosen_share_is_marked(shape: tuple[int, ...], share: float) -
     assert not changed[..., :-TRIGGER_SIDE].any()
 
 
+def test_the_trigger_goes_where_it_is_told() -> None:
+    images = np.zeros((3, 1, 8, 9), dtype=np.float32)
+    marked, _, _ = add_trigger(
+        images, np.zeros(3, dtype=np.int64), share=1.0, target=1, seed=1, place=(2, 6)
+    )
+    assert (marked[..., 2:5, 6:9] == 1).all()
+    assert marked.sum() == 3 * TRIGGER_SIDE**2
+
+
 def test_the_choice_follows_the_seed() -> None:
     images = np.zeros((50, 1, 8, 8), dtype=np.float32)
     labels = np.arange(50)

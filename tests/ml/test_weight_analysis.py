@@ -45,7 +45,7 @@ def test_rows_carry_the_metrics_of_each_interval() -> None:
     assert [item.change_per_rate for item in analysis.intervals] == [10.0, 5.0, 2.5]
     rows = analysis.to_rows()
     assert all(len(row) == len(COLUMNS) for row in rows)
-    assert rows[0] == ("0", "0-2", "2", "1", "50", "0.000e+00", "10", "", "")
+    assert rows[0] == ("0", "0-2", "2", "1", "50", "0.000e+00", "10", "", "", "1")
 
 
 def test_both_rules_stand_side_by_side() -> None:
@@ -55,7 +55,8 @@ def test_both_rules_stand_side_by_side() -> None:
     analysis = analyse_snapshots(_walk(moves), [[0.1]] * 20)
     assert analysis.robust == (11, 12)
     assert analysis.upper == (0,)
-    assert [row[-2] for row in analysis.to_rows()[10:14]] == ["", "flag", "flag", ""]
+    assert analysis.intervals[12].rank == 1
+    assert [row[-3] for row in analysis.to_rows()[10:14]] == ["", "flag", "flag", ""]
 
 
 def test_a_declared_schedule_is_no_anomaly() -> None:
@@ -124,6 +125,7 @@ def _analyse(seed: int, poisoned: set[int]) -> WeightAnalysis:
 def test_robust_rule_flags_a_poisoned_interval_where_the_upper_rule_sees_only_the_start() -> None:
     found = [_analyse(seed, {9}) for seed in range(5)]
     assert sum(9 in analysis.robust for analysis in found) >= 4
+    assert sum(analysis.intervals[9].rank == 1 for analysis in found) >= 4
     # The untrained model's first intervals move most of all; poison does not reach that threshold.
     assert {interval for analysis in found for interval in analysis.upper} <= {0, 1}
     assert all(0 in analysis.upper for analysis in found)
