@@ -80,7 +80,7 @@ def _follow(run: Run, folder: Path, network: Path) -> Count:
     except Refused as error:
         if error.slug != "duplicate":
             raise
-    decided = bundle.read_proof(folder / delivery.PROOF_FILE).bundle
+    decided = bundle.read_proof(folder / bundle.PROOF_FILE).bundle
     outcome = decided.verdict.outcome
     return Count(
         right=int(outcome == (VALID if run.valid else INVALID)),

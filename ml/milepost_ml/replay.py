@@ -249,9 +249,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool
         )
     if differs is None:
         seconds = time.perf_counter() - begin
-        found = Retraced(
-            True, None, b"", (), b"", b"", AGREES, work, distance, trained, seconds
-        )
+        found = Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, trained, seconds)
         return found._replace(gradients=tuple(gradients))
     step, outcome = differs
     place = _get_place(opened, step)
