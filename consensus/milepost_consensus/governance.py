@@ -194,6 +194,11 @@ def apply_refresh(refresh: OnionRefresh, standing: Standing, *, height: int) -> 
     """
     if standing.next_left:
         raise InvalidTransaction("the next onion is promised already", slug="duplicate")
+    if refresh.generation != standing.generation + 1:
+        raise InvalidTransaction(
+            f"onion {refresh.generation} is promised, the next one is {standing.generation + 1}",
+            slug="duplicate",
+        )
     validate_uint("onion_left", refresh.onion_left, low=1, high=MAX_LINKS)
     if len(refresh.onion) != 32:
         raise InvalidTransaction(f"the head of an onion has 32 bytes, not {len(refresh.onion)}")

@@ -65,8 +65,6 @@ from milepost_consensus.events import (
     Effect,
     Event,
     GossipDue,
-    KeyInUse,
-    Message,
     NeedTransactions,
     PersistDecision,
     PersistJournal,
@@ -80,7 +78,7 @@ from milepost_consensus.events import (
     TimerKind,
     TransactionsWaiting,
 )
-from milepost_consensus.inbox import Inbox, get_message, is_same
+from milepost_consensus.inbox import Inbox, get_message
 from milepost_consensus.journal import (
     Backed,
     Journal,
@@ -89,29 +87,15 @@ from milepost_consensus.journal import (
     make_guard,
     make_journal,
 )
-from milepost_consensus.keyguard import Place, Signing, get_place
+from milepost_consensus.keyguard import Signing
+from milepost_consensus.keywatch import KeyWatch
 from milepost_consensus.members import compute_fault_limit, compute_quorum
 from milepost_consensus.outbox import Outbox
-from milepost_consensus.rules import (
-    build_block,
-    get_block_delay_ms,
-    get_proposer,
-    owes,
-    validate_block,
-)
+from milepost_consensus.rules import build_block, get_block_delay_ms, validate_block
 from milepost_consensus.state import LedgerState
-from milepost_consensus.tally import PROPOSAL, ROUNDS_BEHIND
-from milepost_consensus.votes import (
-    NIL,
-    PRECOMMIT,
-    PREVOTE,
-    Proposal,
-    Vote,
-    sign_proposal,
-    sign_vote,
-    verify_proposal,
-    verify_vote,
-)
+from milepost_consensus.tally import ROUNDS_BEHIND
+from milepost_consensus.voice import Voice
+from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE
 
 
 class Step(IntEnum):
@@ -150,8 +134,6 @@ class Machine:
         last_certificate: Certificate | None = None,
         key_in_use: bool = False,
     ) -> None:
-        self._signer = signer
-        self._onion = onion
         kept = None if journal is None else decode(Journal, journal)
         self._guard = make_guard(kept, state.height, key_in_use=key_in_use)
         self._outbox = Outbox(self._make_journal)
@@ -168,6 +150,9 @@ class Machine:
         )
         last = get_precommits(last_certificate, state.last_validators) if last_certificate else ()
         self._inbox = Inbox(state, last)
+        parts = self._guard, self._inbox, self._outbox
+        self._voice = Voice(signer, onion, *parts)
+        self._watch = KeyWatch(signer.public, state.network, *parts)
         self._enter_height(state)
         if kept is not None:
             self._restore(kept)
@@ -187,7 +172,7 @@ class Machine:
                     self._set_timer(TimerKind.NEW_HEIGHT, self.state.params.min_block_ms)
             case ReceivedVote() | ReceivedProposal():
                 message = get_message(event)
-                if not self._examine(message):
+                if not self._watch.examine(message, height=self.height, round_=self.round):
                     self._outbox.add(*self._inbox.receive(event, round_=self.round))
             case TimeoutFired():
                 self._on_timeout(event.timer)
@@ -335,38 +320,32 @@ class Machine:
         self._tally.drop_below(round_ - ROUNDS_BEHIND)
         self._after = {i: s for i, s in self._after.items() if self._get_block(i) is not None}
         self._set_round_timer(TimerKind.PROPOSE)
-        if self._is_my_turn():
+        if self._voice.is_my_turn(self.state, round_):
             if self._valid is None:
                 self._outbox.add(NeedTransactions(self.height, round_))
             else:
-                self._propose(self._valid)
+                self._voice.propose(self.state, round_, self._valid)
 
     def _on_input(self, event: ProposalInput) -> None:
         """Rule 11, the fresh value."""
         asked = (event.height, event.round) == (self.height, self.round)
-        if not asked or self.step is not Step.PROPOSE or not self._is_my_turn():
+        my_turn = asked and self._voice.is_my_turn(self.state, self.round)
+        if not my_turn or self.step is not Step.PROPOSE:
             return
-        reveal = self._get_reveal()
+        reveal = self._voice.get_reveal(self.state, self.round)
         if reveal is None:
             return
         block, after = build_block(
             self.state,
             round=self.round,
-            proposer=self._signer.public,
+            proposer=self._voice.key,
             txs=event.txs,
             time_ms=event.now_ms,
             reveal=reveal,
         )
         block_id = compute_block_id(block.header, self.state.network)
         self._after[block_id] = after
-        self._propose(Backed(-1, block_id, block, ()))
-
-    def _get_reveal(self) -> bytes | None:
-        """What a block of ours must reveal; None where we cannot, and so must pass."""
-        me = self._signer.public
-        if not owes(self.state, me, self.round):
-            return b""
-        return self._onion.get_reveal(self.state.standings[me]) if self._onion else None
+        self._voice.propose(self.state, self.round, Backed(-1, block_id, block, ()))
 
     def _on_fetched(self, block: Block, certificate: Certificate) -> None:
         header = block.header
@@ -381,8 +360,9 @@ class Machine:
         after = validate_block(self.state, block, now_ms=None)
         if self._guard.examines_fetched:
             # Otherwise it is no news that this key signed, and being behind restarts quarantine.
-            self._examine(*get_precommits(certificate, self.state.validators))
-            self._examine_proposer(block)
+            precommits = get_precommits(certificate, self.state.validators)
+            self._watch.examine(*precommits, height=self.height, round_=self.round)
+            self._watch.examine_proposer(block)
         self._decide(block, certificate, after, live=False)
 
     def _decide(
@@ -398,94 +378,14 @@ class Machine:
     def _is_heard(self) -> bool:
         """Whether so many others spoke at this height that one of them is honest and up to date."""
         needed = 2 * compute_fault_limit(len(self.state.validators)) + 1
-        return self._tally.count_others(self._signer.public) >= needed
+        return self._tally.count_others(self._voice.key) >= needed
 
-    # What our key said elsewhere ----------------------------------------------------------------
-
-    def _examine(self, *messages: Message) -> bool:
-        """Whether one of the messages shows that our key signed what we do not know of.
-
-        Raises InvalidSignature if it only pretends to.  It is taken as evidence, nothing else.
-        """
-        for message in messages:
-            if isinstance(message, Proposal) and self._examine(*message.polc):
-                return True
-            if message.sender == self._signer.public and self._is_unexplained(message):
-                if isinstance(message, Vote):
-                    verify_vote(message, self.state.network)
-                else:
-                    verify_proposal(message, self.state.network)
-                self._on_misuse(get_place(message), "is signed with")
-                return True
-        return False
-
-    def _examine_proposer(self, block: Block) -> None:
-        """More than two thirds saw a proposal signed by the proposer that a final block names."""
-        place = Place(self.height, block.header.round, PROPOSAL)
-        mark = self._guard.mark
-        if block.header.proposer == self._signer.public and mark is not None and place > mark:
-            self._on_misuse(place, "was proposed with")
-
-    def _is_unexplained(self, message: Message) -> bool:
-        place, mark = get_place(message), self._guard.mark
-        if mark is None or self.signing is Signing.KEY_IN_USE:
-            return False
-        if place > mark:
-            return True
-        if message.height != self.height or place < self._guard.known_from:
-            return False
-        first = self._inbox.get_first(message)
-        forgotten = message.round < self.round - ROUNDS_BEHIND
-        return not forgotten and (first is None or not is_same(first, message))
-
-    def _on_misuse(self, place: Place, doing: str) -> None:
-        history = self._guard.history
-        if self._guard.on_misuse():
-            self._outbox.add(
-                KeyInUse(
-                    f"A message of {place} {doing} this node's key, and this node did not sign it:"
-                    f" {history}. Either another process uses the key, as from a copied home, or"
-                    " the chain database is older than the signatures, as from a backup."
-                )
-            )
-
-    # What we say --------------------------------------------------------------------------------
-
-    def _is_my_turn(self) -> bool:
-        proposer = get_proposer(self.state, self.height, self.round)
-        return (
-            proposer.id == self._signer.public
-            and self.round not in self._tally.proposals
-            and self._guard.may_sign(Place(self.height, self.round, PROPOSAL))
-        )
-
-    def _propose(self, backed: Backed) -> None:
-        bare = Proposal(
-            self.height,
-            self.round,
-            backed.round + 1,
-            backed.block,
-            backed.polc,
-            self._signer.public,
-        )
-        proposal = sign_proposal(bare, self._signer, self.state.network)
-        self._guard.on_signed(get_place(proposal))
-        self._inbox.keep_proposal(proposal, timely=True)
-        self._outbox.send_signed(proposal)
+    # Votes and timers ---------------------------------------------------------------------------
 
     def _vote(self, type_: int, block_id: bytes) -> None:
         """Take the step of the vote, and cast it if we have one and may."""
         self.step = Step.PREVOTE if type_ == PREVOTE else Step.PRECOMMIT
-        me = self._signer.public
-        place = Place(self.height, self.round, type_)
-        signed = self._tally.get_vote(self.round, type_, me) is not None
-        free = not signed and self._guard.may_sign(place)
-        if free and any(member.id == me for member in self.state.validators):
-            bare = Vote(self.height, self.round, type_, block_id, me)
-            vote = sign_vote(bare, self._signer, self.state.network)
-            self._guard.on_signed(place)
-            self._tally.add_vote(vote)
-            self._outbox.send_signed(vote)
+        self._voice.vote(self.state, self.round, type_, block_id)
 
     def _set_round_timer(self, kind: TimerKind) -> bool:
         """Start a timer of the round, the first time; returns whether it was the first."""
@@ -533,7 +433,7 @@ class Machine:
             locked=self._locked,
             valid=self._valid,
             mark=self._guard.mark,
-            sender=self._signer.public,
+            sender=self._voice.key,
         )
 
     def _restore(self, journal: Journal) -> None:

@@ -193,8 +193,12 @@ class MemberUpdate(Wire, frozen=True):
 
 
 class OnionRefresh(Wire, frozen=True):
-    """A new onion in the place of the sender's used one."""
+    """A new onion in the place of the sender's used one.
 
+    `generation` counts the sender's onions, so that an old promise cannot be said again.
+    """
+
+    generation: Uint
     onion: bytes
     onion_left: Uint
 

@@ -1,7 +1,9 @@
 """How transactions get in: from clients with everything checked first, from peers by the rules.
 
-A client's submission is answered only after its whole record was validated from the blobs here;
-a refused one leaves none of its files behind.
+A client's submission is answered only after its whole record was validated from the blobs here.
+Where the record itself is refused, none of its files stay; this happens only to members, by their
+signature, and only to records that are here in full.  What anybody else says deletes nothing:
+files that nobody submits in the end are swept away by their age.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ GATHER_SECONDS: Final = 0.02
 handling several transactions does, and a block takes five times as long."""
 LISTED_MISSING: Final = 100
 """How many missing files an answer names; the client asks for the rest itself."""
-_KEEPING: Final = frozenset({"busy", "mempool-full", "missing-blobs"})
-"""Refusals after which the client may come back, so its files stay."""
+_MISSING: Final = "missing-blobs"
+"""The refusal after which the client brings the rest of its files."""
 
 
 class Admitted(NamedTuple):
@@ -100,13 +102,14 @@ class Admission:
         if not isinstance(payload, Submit):
             self.send(tx)
             return Admitted(tx_id, kept=False)
+        self._validate_sender(tx, payload)
         try:
-            await self._validate(tx, payload)
-            self.send(tx)
+            await self._validate_record(payload)
         except (InvalidInput, MilepostMLError) as error:
-            if error.slug not in _KEEPING:
+            if error.slug != _MISSING:
                 self._forget(payload)
             raise
+        self.send(tx)
         submission_id = compute_submission_id(tx.sender, payload, network)
         logger.info("submission taken", extra={"submission": submission_id})
         return Admitted(tx_id, kept=True, submission_id=submission_id)
@@ -132,8 +135,8 @@ class Admission:
         for tx in gathered:
             self._peers.broadcast(tx)
 
-    async def _validate(self, tx: Tx, submit: Submit) -> None:
-        """Everything that can be said about a submission before it is on the chain."""
+    def _validate_sender(self, tx: Tx, submit: Submit) -> None:
+        """Everything that can be said about a submission without its record."""
         self._mempool.validate_room(tx)
         check_tx(self._runtime.state, tx)
         if any(submit.model_digest == other.model_digest for other in self.get_pending()):
@@ -146,13 +149,16 @@ class Admission:
                 f"{self._limit} other submissions are being validated; try again later",
                 slug="busy",
             )
+
+    async def _validate_record(self, submit: Submit) -> None:
+        """Everything that can be said about a record before it is on the chain."""
         self._validating[submit.model_digest] = submit
         try:
             missing = self._records.get_missing(submit.manifest)
             if missing:
                 raise InvalidRequest(
                     f"{len(missing)} files of the record are not on this node",
-                    slug="missing-blobs",
+                    slug=_MISSING,
                     missing=[digest.hex() for digest in missing[:LISTED_MISSING]],
                 )
             registrations = self._runtime.state.registrations
@@ -161,7 +167,7 @@ class Admission:
             del self._validating[submit.model_digest]
 
     def _forget(self, submit: Submit) -> None:
-        """Delete the files of a refused submission that nothing else needs."""
+        """Delete the files of a refused record that nothing else needs."""
         keep = self._records.get_referenced(self._runtime.state, self.get_pending())
         files = set(self._records.get_files(submit.manifest)) - keep
         count = self._blobs.delete(files)

@@ -52,8 +52,9 @@ class Chores:
             key = (ONION_REFRESH, self._own_id, standing.generation, 0)
             if key not in self._answers:
                 logger.info("promising the next onion", extra={"left": standing.onion_left})
-                head = self._onion.get_head(standing.generation + 1)
-                self._answers.put(key, OnionRefresh(head, self._onion.links))
+                following = standing.generation + 1
+                head = self._onion.get_head(following)
+                self._answers.put(key, OnionRefresh(following, head, self._onion.links))
 
     def _is_validator(self) -> bool:
         return any(member.id == self._own_id for member in self._get_state().validators)

@@ -237,30 +237,42 @@ class Runtime:
         return await asyncio.to_thread(self._machine.handle, event)
 
     async def _persist(self, effects: Sequence[Effect]) -> None:
-        """Commit all that is to be persisted in one transaction; proofs go with their verdict."""
+        """Commit all that is to be persisted in one transaction, on the thread of the disk."""
         journal: bytes | None = None
         key_in_use: str | None = None
-        decisions: list[Decision] = []
-        decided: dict[int, tuple[Block, Certificate]] = {}
-        before = self.state
+        decided: list[PersistDecision] = []
         for effect in effects:
             if isinstance(effect, PersistJournal):
                 journal = effect.data
             elif isinstance(effect, KeyInUse):
                 key_in_use = effect.message
             elif isinstance(effect, PersistDecision):
-                decided[effect.state.height] = effect.block, effect.certificate
-                proofs = build_proofs(
-                    *(before, effect.state, effect.block, effect.certificate),
-                    lambda height: decided.get(height) or self._store.read_block(height),
-                )
-                decisions.append(Decision(effect.block, effect.certificate, proofs))
-                before = effect.state
-        if journal is not None or decisions or key_in_use is not None:
-            work = partial(self._store.commit, journal, decisions, key_in_use=key_in_use)
+                decided.append(effect)
+        if journal is not None or decided or key_in_use is not None:
+            work = partial(self._write, self.state, decided, journal, key_in_use)
             commit = asyncio.get_running_loop().run_in_executor(self._disk, work)
             # A cancelled wait must not leave a commit whose effects are never carried out.
             await asyncio.shield(commit)
+
+    def _write(
+        self,
+        before: LedgerState,
+        decided: Sequence[PersistDecision],
+        journal: bytes | None,
+        key_in_use: str | None,
+    ) -> None:
+        """Proofs go with their verdict; what was decided follows `before`."""
+        decisions: list[Decision] = []
+        blocks: dict[int, tuple[Block, Certificate]] = {}
+        for each in decided:
+            blocks[each.state.height] = each.block, each.certificate
+            proofs = build_proofs(
+                *(before, each.state, each.block, each.certificate),
+                lambda height: blocks.get(height) or self._store.read_block(height),
+            )
+            decisions.append(Decision(each.block, each.certificate, proofs))
+            before = each.state
+        self._store.commit(journal, decisions, key_in_use=key_in_use)
 
     def _carry_out(self, effect: Effect) -> Event | None:
         """Do what a persisted step asks for; returns what the machine is to hear next."""

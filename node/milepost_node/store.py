@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -56,6 +57,7 @@ class Store:
     """The chain database of one node.
 
     `commit` may be called from another thread than the reading methods, but never twice at once.
+    What reads whole blocks for others, `read_block` and `get_blocks_from`, may run in any thread.
     All methods raise StoreError when the disk or the file fails.
     """
 
@@ -152,8 +154,8 @@ class Store:
 
     def read_block(self, height: int) -> tuple[Block, Certificate]:
         """A block that was decided, decoded."""
-        stored = self.get_block(height)
-        assert stored is not None, f"block {height} was decided"
+        stored, *_ = self.get_blocks_from(height, limit=1, limit_bytes=0)
+        assert stored.height == height, f"block {height} was decided"
         return decode(Block, stored.block), decode(Certificate, stored.certificate)
 
     def get_blocks_from(self, height: int, *, limit: int, limit_bytes: int) -> list[StoredBlock]:
@@ -161,11 +163,13 @@ class Store:
         `limit_bytes`."""
         found: list[StoredBlock] = []
         size = 0
-        for row in self._rows("WHERE height >= ? ORDER BY height LIMIT ?", (height, limit)):
-            size += len(row.block) + len(row.certificate)
-            if found and size > limit_bytes:
-                break
-            found.append(row)
+        where = "WHERE height >= ? ORDER BY height LIMIT ?"
+        with self._failing("read"), closing(self._connect()) as connection:
+            for row in self._rows(where, (height, limit), connection):
+                size += len(row.block) + len(row.certificate)
+                if found and size > limit_bytes:
+                    break
+                found.append(row)
         return found
 
     def get_block_before(self, height: int) -> StoredBlock | None:
@@ -190,10 +194,12 @@ class Store:
         self._read.close()
         self._write.close()
 
-    def _rows(self, where: str, values: tuple[int, ...]) -> Iterator[StoredBlock]:
+    def _rows(
+        self, where: str, values: tuple[int, ...], connection: sqlite3.Connection | None = None
+    ) -> Iterator[StoredBlock]:
         query = f"SELECT height, id, block, certificate FROM blocks {where}"  # noqa: S608 constants
         with self._failing("read"):
-            for row in self._read.execute(query, values):
+            for row in (connection or self._read).execute(query, values):
                 if [type(value) for value in row] != [int, bytes, bytes, bytes]:
                     raise sqlite3.DatabaseError("a block is not of bytes")
                 yield StoredBlock(*row)

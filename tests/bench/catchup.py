@@ -47,8 +47,9 @@ def _promise_onions(ledger: Ledger) -> list[Tx]:
     for member in ledger.state.validators:
         standing, onion = ledger.state.standings[member.id], make_onion(make_signer(member.name))
         if standing.onion_left < EVERY and not standing.next_left:
-            head = onion.get_head(standing.generation + 1)
-            txs.append(ledger.sign(OnionRefresh(head, onion.links), member.id))
+            following = standing.generation + 1
+            refresh = OnionRefresh(following, onion.get_head(following), onion.links)
+            txs.append(ledger.sign(refresh, member.id))
     return txs
 
 

@@ -3,14 +3,19 @@
 One transaction at a time is posted to the nodes in turn, at a pace that leaves them idle between.
 The latency runs from the moment before the POST to the log line of that node that says that the
 block which carries it is decided and on disk, and for "all nodes" to the last node's such line.
+
+The last line says what else the processors did: a commit is a tenth of a second of processor time,
+spread over all nodes, so with other programs beside them everything waits, on all nodes alike, and
+once a commit takes longer than the pace the next transactions wait for it too.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +39,23 @@ def describe(name: str, values: Sequence[float], unit: str) -> str:
     )
 
 
+def read_processor_seconds(processes: Iterable[int]) -> float:
+    """What these processes have taken so far."""
+    total = 0
+    for process in processes:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def read_machine_seconds() -> tuple[float, float]:
+    """What all processors have worked and waited so far."""
+    first = Path("/proc/stat").read_text().partition("\n")[0]
+    times = [int(field) / os.sysconf("SC_CLK_TCK") for field in first.split()[1:9]]
+    waited = times[3] + times[4]
+    return sum(times) - waited, waited
+
+
 def bench_commits() -> None:
     """Print p50 and p95 of commit latency with seven nodes."""
     with (
@@ -44,11 +66,18 @@ def bench_commits() -> None:
         network.wait_ready()
         stream = Stream(network)
         posted = []
+        processes = [process.pid for process in network.running.values()] + [os.getpid()]
+        begun, (worked, waited) = read_processor_seconds(processes), read_machine_seconds()
         for number in range(COUNT):
             index = number % NODES
             posted.append((index, *stream.post(index)))
             time.sleep(PACE_SECONDS)
         poll(lambda: not any(network.get_status(i)["mempool"] for i in network.all), "all carried")
+        own_seconds = read_processor_seconds(processes) - begun
+        worked, waited = (
+            now - before
+            for now, before in zip(read_machine_seconds(), (worked, waited), strict=True)
+        )
         network.wait_height(max(map(network.get_height, network.all)))
         heights = read_heights(network, 0)
         decided = [
@@ -62,3 +91,8 @@ def bench_commits() -> None:
             all_nodes.append(max(times))
         print(describe(f"commit latency at the node asked, {NODES} nodes", own, "ms"))
         print(describe(f"commit latency at all {NODES} nodes", all_nodes, "ms"))
+        others = max(0.0, worked - own_seconds) / (worked + waited)
+        print(
+            f"processor time {1_000 * own_seconds / COUNT:.0f} ms per commit on all nodes and here;"
+            f" other programs took {others:.0%} of the processors meanwhile"
+        )

@@ -81,6 +81,23 @@ async def _measure_block(watch: LoopWatch, stage: Stage, ledger: Ledger) -> floa
     return _print(f"a block of {len(txs)} answers", [watch.take()], "fetched")
 
 
+async def _measure_verdict(watch: LoopWatch, stage: Stage, ledger: Ledger) -> float:
+    """The fetched block that decides a submission, whose proof is made then."""
+    submission = ledger.state.open_submissions[-1].id
+    taken = 0.0, 0.0
+    while submission not in ledger.state.verdicts:
+        state = ledger.state
+        duties = [duty for duty in ledger.get(submission).duties if not duty.answer][:1_000]
+        block = ledger.apply([ledger.attest(submission, duty) for duty in duties])
+        await asyncio.sleep(0.1)  # making it took long enough
+        watch.take()
+        await stage.node.runtime.deliver(BlockFetched(block, certify(block, state)))
+        await asyncio.sleep(0.3)
+        taken = watch.take()
+    assert stage.node.store.get_proof(submission) is not None
+    return _print("a block with a verdict", [taken], "fetched")
+
+
 async def _bench(folder: Path) -> None:
     ledger = make_large_ledger(SUBMISSIONS, INTERVALS)
     async with (
@@ -98,6 +115,7 @@ async def _bench(folder: Path) -> None:
         requests = make_hostile_requests(stage.node)
         lates = [await _measure(watch, stage, name, raw) for name, raw in requests.items()]
         lates.append(await _measure_block(watch, stage, ledger))
+        lates.append(await _measure_verdict(watch, stage, ledger))
         print(f"busiest of all {max(lates):.1f} ms; the aim is {LIMIT_MS}")
 
 

@@ -254,7 +254,7 @@ def test_the_next_onion_is_used_once_the_present_one_is_used_up() -> None:
     )
     ledger = Ledger(replace(genesis, members=members))
     onion = make_onion(make_signer("node-0"))
-    refresh = OnionRefresh(onion.get_head(1), LINKS)
+    refresh = OnionRefresh(1, onion.get_head(1), LINKS)
     ledger.apply([ledger.sign(refresh, "node-0")])
     promised = get_standing(ledger, "node-0")
     assert (promised.next_left, promised.next_promised, promised.generation) == (LINKS, 1, 0)
@@ -265,6 +265,8 @@ def test_the_next_onion_is_used_once_the_present_one_is_used_up() -> None:
     used = get_standing(ledger, "node-0")
     assert (used.generation, used.next_left) == (1, 0)
     assert used.onion == onion.get_head(1)
+    with pytest.raises(InvalidInput, match="the next one is 2"):
+        check_tx(ledger.state, again)  # everybody knows that onion by now
     others = get_standing(ledger, "node-1")
     assert (others.onion_left, others.generation) == (0, 0)
     assert sum(bool(block.header.reveal) for block in ledger.blocks) == 8
@@ -278,10 +280,11 @@ def test_the_promise_of_an_onion_is_a_digest_and_a_number_of_reveals() -> None:
     onion = make_onion(make_signer("node-0"))
     head = onion.get_head(1)
     assert onion.links == LINKS
-    for refresh in (OnionRefresh(head[:31], LINKS), OnionRefresh(b"", 1), OnionRefresh(head, 0)):
+    for bad in ((head[:31], LINKS), (b"", 1), (head, 0)):
+        refresh = OnionRefresh(1, *bad)
         with pytest.raises(InvalidInput, match="onion"):
             check_tx(ledger.state, ledger.sign(refresh, "node-0"))
-    check_tx(ledger.state, ledger.sign(OnionRefresh(head, onion.links), "node-0"))
+    check_tx(ledger.state, ledger.sign(OnionRefresh(1, head, onion.links), "node-0"))
 
 
 def test_an_onion_promised_later_counts_only_after_f_plus_one_others_revealed() -> None:

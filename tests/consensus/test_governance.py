@@ -168,6 +168,7 @@ def test_a_member_joins_at_the_height_that_two_thirds_approved() -> None:
     assert header.next_validators_hash == compute_validators_hash(ledger.state.validators)
     assert joining in ledger.state.validators
     assert ledger.state.membership.effective_height == 0
+    assert ledger.state.standings[joining.id].promised == 2  # it may have chosen its onion then
     (change,) = ledger.state.set_changes
     assert (change.height, len(change.before), len(change.after)) == (2, 4, 5)
     assert [m.id for m in ledger.state.last_validators] == list(change.before)
@@ -222,6 +223,21 @@ def test_a_member_leaves_and_its_entries_stay() -> None:
         "bad-transaction",
     )
     refuse(ledger, ledger.sign(Hold(make_hash("x")), leaving.id), "not-a-member")
+
+
+def test_a_member_that_comes_back_goes_on_with_the_onion_that_it_left_with() -> None:
+    ledger = Ledger(make_genesis(5))
+    ledger.run(10)
+    leaving = next(m for m in ledger.state.members.values() if m.name == "node-3")
+    before = ledger.state.standings[leaving.id]
+    assert before.onion_left < LINKS
+    for member in (replace(leaving, roles=0), leaving):
+        ledger.apply([ledger.sign(make_update(ledger, [member]), "node-0")])
+        ledger.run(1)
+    after = ledger.state.standings[leaving.id]
+    assert leaving in ledger.state.validators
+    assert after.onion_left <= before.onion_left
+    assert after.promised == 0
 
 
 def test_updates_that_are_refused() -> None:

@@ -14,10 +14,14 @@ from milepost_consensus.events import (
     ReceivedProposal,
     ReceivedVote,
     Start,
+    TimeoutFired,
+    Timer,
+    TimerKind,
 )
 from milepost_consensus.governance import sign_update
 from milepost_consensus.inbox import Inbox
-from milepost_consensus.machine import Machine
+from milepost_consensus.keyguard import Signing
+from milepost_consensus.machine import Machine, Step
 from milepost_consensus.members import VALIDATOR
 from milepost_consensus.payloads import MemberUpdate
 from milepost_consensus.rules import get_proposer
@@ -127,17 +131,24 @@ def test_a_machine_that_restarts_at_the_change_repeats_what_the_old_validators_s
 
 def test_a_validator_that_left_says_nothing_any_more() -> None:
     ledger = Ledger(make_genesis(5))
+    states = [ledger.state]
     leaving = next(m for m in ledger.state.validators if m.name == "node-3")
     bare = MemberUpdate((replace(leaving, roles=0),), 3)
     signers = [ledger.signers[each.id] for each in ledger.state.validators]
-    ledger.apply([ledger.sign(sign_update(bare, signers, ledger.state.network), "node-0")])
-    ledger.run(1)
+    update = sign_update(bare, signers, ledger.state.network)
     machine = make_machine(ledger.state, "node-3")
     machine.handle(Start(0))
+    for height, txs in ((1, [ledger.sign(update, "node-0")]), (2, [])):
+        ledger.apply(txs)
+        states.append(ledger.state)
+        machine.handle(BlockFetched(ledger.blocks[-1], certify(ledger, states, height)))
+    assert machine.signing is Signing.ACTIVE
     said = []
     for other in ledger.state.validators[:3]:
         vote = Vote(3, 1, PREVOTE, NIL, other.id)
         signed = sign_vote(vote, ledger.signers[other.id], ledger.state.network)
         said += machine.handle(ReceivedVote(signed))
     assert machine.round == 1
+    said += machine.handle(TimeoutFired(Timer(TimerKind.PROPOSE, 3, 1)))
+    assert machine.step is Step.PRECOMMIT  # three prevotes for NIL are there
     assert not [e for e in said if isinstance(e, Broadcast) and e.message.sender == leaving.id]

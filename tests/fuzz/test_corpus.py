@@ -1,4 +1,4 @@
-"""The corpus, replayed: each file is refused, or is exactly what it says."""
+"""The corpus, replayed: each input is refused, or is exactly what it says."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from milepost_consensus.encoding import Wire, decode, encode
 from milepost_node.envelopes import decode_batch, encode_batch, open_envelope
 from milepost_node.errors import SettingsError
 from milepost_node.settings import read_settings
-from tests.fuzz.corpus_seeds import CORPUS, make_seeds
+from tests.fuzz.corpus_seeds import CORPUS, FILE_BYTES, make_bulky, make_seeds
 from tests.fuzz.properties import assert_bounded, assert_explained, refuse_or_return
 from tests.fuzz.stage import make_request, open_stage
 from tests.fuzz.test_files import READERS, read_bundle
 from tests.fuzz.values import get_wire_types
 from tests.support.nodes import make_named_genesis, write_home
 
-FILES = sorted(CORPUS.glob("*.bin"))
+FILES = {file.stem: file.read_bytes() for file in sorted(CORPUS.glob("*.bin"))}
+INPUTS = FILES | make_bulky()
 TYPES = {kind.__name__: kind for kind in get_wire_types()}
 
 
@@ -52,10 +53,10 @@ async def say(data: bytes, folder: Path) -> None:
         assert (await stage.say(make_request("GET", "/health/live"))).status == 200
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_replay(file: Path, tmp_path: Path) -> None:
-    reader, _, _ = file.name.partition("--")
-    data = file.read_bytes()
+@pytest.mark.parametrize("name", INPUTS)
+def test_replay(name: str, tmp_path: Path) -> None:
+    reader, _, _ = name.partition("--")
+    data = INPUTS[name]
     if reader in TYPES:
         refuse_or_return(lambda data: read_canonical(TYPES[reader], data), data)
         assert_bounded(lambda data: decode(TYPES[reader], data), data)
@@ -70,12 +71,17 @@ def test_replay(file: Path, tmp_path: Path) -> None:
     elif reader == "node.toml":
         read_toml(data, tmp_path)
     else:
-        assert reader == "http", f"no reader for {file.name}"
+        assert reader == "http", f"no reader for {name}"
         asyncio.run(say(data, tmp_path))
 
 
 def test_files_are_what_their_descriptions_say() -> None:
-    for name, data in make_seeds().items():
-        assert (CORPUS / f"{name}.bin").read_bytes() == data, (
-            "run python -m tests.fuzz.corpus_seeds"
-        )
+    seeds = make_seeds()
+    assert {name: FILES.get(name) for name in seeds} == seeds, (
+        "run python -m tests.fuzz.corpus_seeds"
+    )
+
+
+def test_bulk_is_made_not_stored() -> None:
+    assert max(map(len, FILES.values())) <= FILE_BYTES < min(map(len, make_bulky().values()))
+    assert not FILES.keys() & make_bulky().keys()

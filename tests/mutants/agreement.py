@@ -67,10 +67,31 @@ VOTING: Final = (
     ),
     Mutant(
         "vote signed anew where one is known",
-        "machine",
-        "signed = self._tally.get_vote(self.round, type_, me) is not None",
+        "voice",
+        "signed = self._inbox.tally.get_vote(round_, type_, self.key) is not None",
         "signed = False",
         ("machine",),
+    ),
+    Mutant(
+        "signed where the guard of the key forbids it",
+        "voice",
+        "free = not signed and self._guard.may_sign(place)",
+        "free = not signed",
+        ("keyguard",),
+    ),
+    Mutant(
+        "own key above the mark is no news",
+        "keywatch",
+        "        if place > mark:\n            return True\n",
+        "",
+        ("keyguard",),
+    ),
+    Mutant(
+        "misuse of the own key believed without its signature",
+        "keywatch",
+        "                    verify_vote(message, self._network)\n",
+        "                    pass\n",
+        ("keyguard",),
     ),
 )
 

@@ -9,9 +9,10 @@ from tests.mutants.agreement import AGREEMENT
 from tests.mutants.governance import GOVERNANCE
 from tests.mutants.ledger import LEDGER
 from tests.mutants.mutant import Mutant
+from tests.mutants.signing import SIGNING
 from tests.mutants.training import TRAINING
 
-MUTANTS: Final = (*AGREEMENT, *GOVERNANCE, *LEDGER, *TRAINING)
+MUTANTS: Final = (*AGREEMENT, *SIGNING, *GOVERNANCE, *LEDGER, *TRAINING)
 
 
 class UnknownMutant(Exception):

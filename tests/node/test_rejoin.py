@@ -64,10 +64,10 @@ async def test_wiped_node_gets_the_chain_and_votes_again(tmp_path: Path) -> None
     try:
         cluster.start(0, 1, 2, 3)
         anchor(cluster, "before")
-        await wait_height(cluster, 20, 0, 1, 2, 3)
+        await wait_height(cluster, 4, 0, 1, 2, 3)
         await cluster.stop(3)
         wipe(cluster.homes[3])
-        far = cluster.nodes[0].runtime.state.height + PAGE_BLOCKS + 20
+        far = cluster.nodes[0].runtime.state.height + PAGE_BLOCKS + 1
         await wait_height(cluster, far, 0, 1, 2)
         cluster.start(3)
         assert cluster.nodes[3].runtime.state.height == 0
@@ -100,11 +100,11 @@ async def test_wiped_node_gets_the_chain_in_spite_of_a_liar(tmp_path: Path, page
         cluster.network.nodes["node-2"] = liar  # type: ignore[assignment]
         cluster.start(3)
         anchor(cluster, "run")
-        await wait_height(cluster, 30, 0, 1, 3)
+        await wait_height(cluster, 10, 0, 1, 3)
         await cluster.stop(3)
         wipe(cluster.homes[3])
         cluster.start(3)
-        await wait_height(cluster, 30, 3)
+        await wait_height(cluster, 10, 3)
         node = cluster.nodes[3]
         await wait_until(lambda: not node.sync.syncing, "level")
         assert liar.asked

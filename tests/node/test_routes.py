@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,19 +16,20 @@ from msgspec.structs import replace
 
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.crypto import Ed25519Signer
-from milepost_consensus.encoding import encode
+from milepost_consensus.encoding import decode, encode
 from milepost_consensus.keyguard import Signing
 from milepost_consensus.members import Genesis
 from milepost_consensus.payloads import Hold, Register
 from milepost_consensus.problems import PROBLEMS
 from milepost_consensus.registrations import Registration
-from milepost_consensus.transactions import make_tx
+from milepost_consensus.transactions import Tx, make_tx
 from milepost_consensus.verdicts import VALID
 from milepost_consensus.views import from_view
 from milepost_node.errors import InvalidRequest
 from milepost_node.mempool import MAX_TX_BYTES
 from milepost_node.problem_json import MAX_DETAIL, make_problem
 from milepost_node.settings import Limits
+from milepost_node.store import StoredBlock
 from tests.support.ledger import Ledger, make_signer
 from tests.support.nodes import (
     Cluster,
@@ -387,6 +389,28 @@ async def test_files_that_another_submission_needs_survive_a_refusal(
     assert not cluster.nodes[0].blobs.get_missing(UPLOAD.files)
 
 
+async def test_a_stranger_deletes_nothing_that_another_staged(
+    cluster: Cluster, client: httpx.AsyncClient
+) -> None:
+    await put_files(client, UPLOAD.files)
+    listing = UPLOAD.files[UPLOAD.submit.manifest] + b"\n"
+    own = replace(UPLOAD.submit, manifest=hashlib.sha256(listing).digest())
+    await put_files(client, {own.manifest: listing})  # the other's files, in other words
+    for submit in (UPLOAD.submit, own):
+        signed = cluster.sign(submit)
+        in_another_name = encode(replace(decode(Tx, signed), signature=bytes(64)))
+        for data, slug in (
+            (cluster.sign(submit, sender="stranger"), "not-a-member"),
+            (in_another_name, "bad-signature"),
+            (cluster.sign(submit, height=10**6), "expired"),
+        ):
+            answer = await client.post("/v1/transactions", content=data)
+            assert get_slug(answer) == slug
+            assert not cluster.nodes[0].blobs.get_missing(UPLOAD.files)
+    signed = cluster.sign(UPLOAD.submit)
+    assert (await client.post("/v1/transactions", content=signed)).status_code == 202
+
+
 async def test_same_submission_at_the_same_time_is_a_duplicate(
     cluster: Cluster, client: httpx.AsyncClient
 ) -> None:
@@ -420,7 +444,6 @@ async def test_signatures_and_roles(cluster: Cluster, client: httpx.AsyncClient)
     stranger = cluster.sign(UPLOAD.submit, sender="stranger")
     answer = await client.post("/v1/transactions", content=stranger)
     assert (answer.status_code, get_slug(answer)) == (403, "not-a-member")
-    assert cluster.nodes[0].blobs.used_bytes == 0, "nothing of a refused record stays"
     tx = make_tx(
         UPLOAD.submit, signer=make_signer("submitter"), valid_until=100, network=b"\x01" * 32
     )
@@ -480,10 +503,21 @@ async def test_other_network_is_told_so(cluster: Cluster, client: httpx.AsyncCli
         assert (answer.status_code, get_slug(answer)) == (409, "wrong-network")
 
 
-async def test_blocks_for_peers(cluster: Cluster, client: httpx.AsyncClient) -> None:
+async def test_blocks_for_peers(
+    cluster: Cluster, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await submit(cluster, client)
     height = cluster.nodes[0].runtime.state.height
+    read, threads = cluster.nodes[0].store.get_blocks_from, []
+
+    def watch(first: int, *, limit: int, limit_bytes: int) -> list[StoredBlock]:
+        threads.append(threading.current_thread())
+        return read(first, limit=limit, limit_bytes=limit_bytes)
+
+    monkeypatch.setattr(cluster.nodes[0].store, "get_blocks_from", watch)
     answer = await client.get("/v1/peer/blocks?from=2&limit=3")
+    assert threads, "read from the disk"
+    assert threading.main_thread() not in threads, "eight megabytes were read in the loop"
     assert answer.headers["milepost-height"] == str(height)
     page = msgspec.msgpack.decode(answer.content, type=list[tuple[bytes, bytes]])
     assert len(page) == 3

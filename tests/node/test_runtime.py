@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from milepost_consensus.transactions import Tx
 from milepost_consensus.votes import PREVOTE, Proposal, Vote
 from milepost_node.errors import StoreError
 from milepost_node.mempool import Mempool
+from milepost_node.proofs import build_proofs
 from milepost_node.runtime import QUEUE_EVENTS, Runtime
 from milepost_node.store import Decision, Store
 from tests.support.ledger import Ledger, make_genesis, make_record, make_signer
@@ -147,6 +149,22 @@ async def test_blocks_delivered_together_are_written_in_one_commit(
         await bench.runtime.deliver()
         await bench.runtime.deliver(fetched[4])
         assert bench.runtime.state.last_id == bench.ledger.state.last_id
+
+
+async def test_proofs_are_made_where_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_bench(tmp_path, 4) as bench:
+        threads: list[str] = []
+
+        def watch(*given: Any) -> dict[bytes, bytes]:
+            threads.append(threading.current_thread().name)
+            return build_proofs(*given)
+
+        monkeypatch.setattr("milepost_node.runtime.build_proofs", watch)
+        block = bench.ledger.apply([bench.tx])
+        await bench.runtime.deliver(BlockFetched(block, certify(block, bench.ledger.state)))
+        assert threads == ["disk_0"], "a large proof would keep the loop from votes and timers"
 
 
 async def test_invalid_events_change_nothing_and_are_counted(tmp_path: Path) -> None:

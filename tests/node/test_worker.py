@@ -90,7 +90,10 @@ def test_honest_record(desk: Desk, tiny_run: Path, tiny_submit: Submit) -> None:
     assert other.work_digest != answer.work_digest, "work cannot be copied from a colleague"
 
 
-def test_what_was_retraced_tells_who_did_not(desk: Desk, tiny_submit: Submit) -> None:
+def test_what_was_retraced_tells_who_did_not(
+    desk: Desk, tiny_run: Path, tiny_submit: Submit
+) -> None:
+    desk.store(tiny_run)
     data, other = encode(tiny_submit), b"\x07" * 32
     right = desk.worker.perform(RetraceInterval(data, 1, other, EVERY + 1))
     assert isinstance(right, Retrace)

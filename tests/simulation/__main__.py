@@ -18,7 +18,14 @@ from tests.simulation.monitor import Violation
 from tests.simulation.options import Options, dump, load
 from tests.simulation.play import find_violation, play
 
-SHARES = {"uniform": 40, "aligned": 40, "liveness": 6, "verification": 11, "directed": 3}
+SHARES = {
+    "uniform": 38,
+    "aligned": 38,
+    "liveness": 6,
+    "verification": 9,
+    "membership": 6,
+    "directed": 3,
+}
 """Percent of the schedules."""
 PROGRESS_SECONDS = 20
 MS_PER_YEAR = 365.25 * 24 * 3_600 * 1_000

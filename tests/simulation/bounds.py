@@ -33,12 +33,13 @@ def compute_height_bound_ms(options: Options) -> int:
     round_ms = 3 * options.timeout_cap_ms + 2 * exchange_ms
     lacking_ms = max(0, 2 * exchange_ms - options.timeout_ms)
     short = -(-lacking_ms // max(1, options.timeout_step_ms))
-    rounds = options.count + compute_fault_limit(options.count) + 1 + short
+    validators = options.count + options.candidates
+    rounds = validators + compute_fault_limit(validators) + 1 + short
     return settle_ms + rounds * round_ms + options.min_block_ms
 
 
 def compute_bound_ms(options: Options, heights: int) -> int:
     """C + k B, the longest that k heights may take from any state."""
-    peers = options.count + len(options.twins) - 1
+    peers = options.count + options.candidates + len(options.twins) - 1
     catch_up_ms = peers * options.poll_ms + 2 * options.calm_delay_ms
     return catch_up_ms + heights * compute_height_bound_ms(options)

@@ -3,13 +3,17 @@
 S2   a certificate holds more than two thirds of the validators' signatures, counted anew
 S3   only signed transactions are in it, none twice
 S6   whoever runs the blocks' bytes again from the genesis gets the same state roots
-S7   every block names the one before it; a verdict's proof bundle verifies offline
-S8   seed and duties follow from the chain alone (S6), and elect() deals the same duties again
+S7   every block names the one before it and those who sign it (member_laws.py); a verdict's proof
+     bundle verifies offline
+S8   mix, onions and seeds follow from the reveals alone (beacon_laws.py), and elect() deals the
+     same duties again
 S9   INVALID rests on an upheld witness, VALID on coverage, and while liars are fewer than half
-     of the verifiers nobody honest is overruled
+     of the verifiers nobody honest is overruled or struck for what it said, and agreement without
+     work does not count beside honest work
 S10  what an honest witness has accused is never VALID; with an honest assignee that could
      answer, a poisoned interval is never VALID
-S11  no submission is lost: it stays on the chain and reaches a verdict
+S11  no submission is lost: it stays on the chain and reaches a verdict, and with more than f
+     honest holders its record is not lost either
 S12  the offline check refuses headers that are not the chain's
 L5   a verdict takes a bounded number of heights, whatever anybody does
 """
@@ -21,7 +25,6 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from milepost_consensus.beacon import compute_link, compute_mix
 from milepost_consensus.blocks import Block, Certificate, compute_block_id
 from milepost_consensus.draft import get_terms
 from milepost_consensus.election import elect
@@ -29,13 +32,23 @@ from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import PersistDecision
 from milepost_consensus.light import make_bundle, make_trust, verify_bundle
-from milepost_consensus.members import compute_quorum
+from milepost_consensus.members import compute_fault_limit, compute_quorum
 from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState
-from milepost_consensus.submissions import AGREES, DECIDED, REFUTED, RETRACING, UPHELD, Submission
+from milepost_consensus.submissions import (
+    AGREES,
+    DECIDED,
+    REFUTED,
+    RETRACING,
+    SEEDING,
+    UPHELD,
+    Submission,
+)
 from milepost_consensus.transactions import verify_tx
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
 from milepost_consensus.votes import PRECOMMIT, Vote, verify_vote
+from tests.simulation.beacon_laws import BeaconLaws
+from tests.simulation.member_laws import MemberLaws
 from tests.simulation.monitor import Violation
 from tests.simulation.nodes import Node
 from tests.simulation.options import Options
@@ -53,15 +66,22 @@ class ChainLaws:
         self._validators = validators
         self._options = options
         self._before = self._state = validators.state
+        self.beacon = BeaconLaws(validators.state)
+        self.members = MemberLaws(validators.state)
         self._txs: set[bytes] = set()
         self._certificates: set[bytes] = set()
         self._honest = tuple(validators.signers[i].public for i in honest)
-        liars = {i for i in range(options.count) if i not in honest}
+        everybody = range(len(validators.signers))
+        liars = {i for i in everybody if i not in honest}
         liars |= {i for i, kind in enumerate(options.verifiers) if kind != "honest"}
         self._honest_verifiers = frozenset(
-            validators.signers[i].public for i in range(options.count) if i not in liars
+            validators.signers[i].public for i in everybody if i not in liars
         )
-        self._few_liars = 2 * len(liars) < options.count
+        leavers = {change.node for change in options.changes if change.kind == "leave"}
+        self._staying = frozenset(
+            validators.signers[i].public for i in everybody if i not in leavers
+        )
+        self._few_liars = 2 * len(liars) < options.count - len(leavers)
 
     def on_decision(self, before: LedgerState, decision: PersistDecision) -> None:
         """A block is final at some honest node."""
@@ -103,7 +123,8 @@ class ChainLaws:
         same = (after.root, after.last_id) == (decision.state.root, decision.state.last_id)
         if not same or after.root != block.header.state_root:
             raise Violation(f"S6: two states after block {after.height}")
-        self._check_reveal(before, block)
+        self.beacon.on_block(before, block, after)
+        self.members.on_block(block, after)
         for tx in block.txs:
             verify_tx(tx, before.network)
             body = tx.sender + tx.kind.encode() + tx.payload
@@ -120,25 +141,21 @@ class ChainLaws:
                 self._check_submission(previous, submission)
             self._check_deadline(submission)
 
-    def _check_reveal(self, before: LedgerState, block: Block) -> None:
-        """A proposer says what its onion holds or nothing, so that it cannot choose the mix."""
-        header = block.header
-        standing = before.standings[header.proposer]
-        link = compute_link(header.proposer, standing.onion_left, header.reveal)
-        if header.reveal and link != standing.onion:
-            raise Violation(f"S8: block {header.height} reveals what nobody promised")
-        if header.mix != compute_mix(before.mix, header.reveal, header.height):
-            raise Violation(f"S8: the mix of block {header.height} is somebody's choice")
-
     def _check_standings(self, state: LedgerState) -> None:
-        if any(state.standings[member].offence for member in self._honest):
+        standings = (state.standings.get(member) for member in self._honest)
+        if any(standing is not None and standing.offence for standing in standings):
             raise Violation("S12: an honest validator is convicted of a double signature")
+        members = self._honest_verifiers & state.standings.keys() if self._few_liars else ()
+        if any(state.standings[member].lies for member in members):
+            raise Violation("S9: an honest verifier is struck for what it said")
 
     # Submissions ---------------------------------------------------------------------------------
 
     def _check_submission(self, before: Submission | None, after: Submission) -> None:
         if after.quorum and not (before and before.quorum):
             self._check_election(after)
+        if after.phase == SEEDING and (before is None or before.phase != SEEDING):
+            self._check_holders(after)
         truth = get_truth(after.submit.name)
         for duty in after.duties:
             honest = duty.verifier in self._honest_verifiers
@@ -149,6 +166,11 @@ class ChainLaws:
             raise Violation(f"S11: a submission is {after.phase}, its verdict says otherwise")
         if verdict is not None and before is not None and before.phase != DECIDED:
             self._check_verdict(after, verdict)
+
+    def _check_holders(self, submission: Submission) -> None:
+        held = len(set(submission.holders).intersection(self._honest))
+        if held <= compute_fault_limit(len(self._before.validators)):
+            raise Violation(f"S11: a record counts as held, and {held} honest validators have it")
 
     def _check_deadline(self, submission: Submission) -> None:
         age = self._state.height - submission.anchored_height
@@ -181,6 +203,8 @@ class ChainLaws:
         if self._honest_verifiers & set(verdict.overruled):
             raise Violation("S9: an honest verifier was overruled")
         truth = get_truth(submission.submit.name)
+        if verdict.outcome == VALID:
+            self._check_work(submission)
         if verdict.outcome == INVALID and not truth.poisoned:
             raise Violation("S9: a clean run is INVALID")
         if verdict.outcome == VALID and truth.poisoned:
@@ -201,6 +225,24 @@ class ChainLaws:
                     f" for interval {interval}"
                 )
 
+    def _check_work(self, submission: Submission) -> None:
+        """VALID counts no agreement without work beside that of somebody who did it."""
+        truth = get_truth(submission.submit.name)
+        honest = {
+            duty.interval
+            for duty in submission.duties
+            if duty.answer == AGREES and duty.verifier in self._honest_verifiers & self._staying
+        }
+        if not self._is_undisturbed():
+            return
+        for duty in submission.duties:
+            if duty.interval in honest and truth.is_made_up(duty):
+                raise Violation("S9: lazy work beside honest work counts for VALID")
+
+    def _is_undisturbed(self) -> bool:
+        """Before the faults stop, an honest verifier may be cut off for the whole of a window."""
+        return all(run.at_ms >= self._options.calm_ms for run in self._options.runs)
+
     def _check_acquittal(self, submission: Submission, poisoned: frozenset[int]) -> None:
         """A poisoned run was found VALID: nobody honest may have looked at the poison."""
         accusers = {
@@ -210,11 +252,8 @@ class ChainLaws:
             for accuser in accusation.accusers
         }
         assigned = {duty.verifier for duty in submission.duties if duty.interval in poisoned}
-        # Before the faults stop an honest verifier may be cut off for the whole of a window.
-        calm_ms = self._options.calm_ms
-        undisturbed = all(run.at_ms >= calm_ms for run in self._options.runs)
-        able = accusers | assigned if undisturbed else accusers
-        if self._honest_verifiers & able:
+        able = accusers | assigned if self._is_undisturbed() else accusers
+        if self._honest_verifiers & self._staying & able:
             raise Violation("S10: a poisoned interval with an honest assignee is VALID")
 
     # The end -------------------------------------------------------------------------------------
@@ -230,12 +269,14 @@ class ChainLaws:
             if block.header.prev_id != last_id or certificate.height != block.header.height:
                 raise Violation(f"S7: the chain breaks at height {block.header.height}")
             last_id = compute_block_id(block.header, self._validators.network)
+        handovers = self.members.check_end(chain)
         if not self._state.verdicts:
             return
         block, certificate, state = chain[-1]
+        handovers = tuple(each for each in handovers if each.header.height < block.header.height)
         trust = make_trust(self._validators.genesis)
         for key in state.verdicts:
-            bundle = make_bundle(state, block.header, certificate, key)
+            bundle = make_bundle(state, block.header, certificate, key, handovers=handovers)
             verify_bundle(bundle, trust)
             header = replace(block.header, time_ms=block.header.time_ms + 1)
             forged_id = compute_block_id(header, self._validators.network)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 
+WAIT_MS = 20
+"""How often a fault looks whether its time has come."""
+
+
 class Faults:
     """The faults in force."""
 
@@ -75,9 +79,7 @@ class Faults:
                     simulation.stop(each)
                     simulation.at(span_ms, simulation.boot, each)
             case "wipe":
-                simulation.stop(node)
-                node.wipe()
-                simulation.at(span_ms, simulation.boot, node)
+                self._wipe(fault, node)
             case "pause":
                 simulation.pause(node, min(fault.to_ms, simulation.options.calm_ms))
             case "slow":
@@ -88,6 +90,21 @@ class Faults:
                 simulation.at(span_ms, self._end, node, "disk_ms")
             case _:
                 raise ValueError(f"no fault is called {fault.kind}")
+
+    def _wipe(self, fault: Fault, node: Node) -> None:
+        """Take a node's disk, but not at genesis: there it could not tell that it has a past.
+
+        Decision 0005 says what that costs.
+        """
+        simulation = self._simulation
+        if simulation.calm:
+            return
+        if any(each.height == 0 for each in simulation.honest if not each.gone):
+            simulation.at(WAIT_MS, self._wipe, fault, node)
+            return
+        simulation.stop(node)
+        node.wipe()
+        simulation.at(fault.to_ms - fault.from_ms, simulation.boot, node)
 
     def _end(self, node: Node, name: str) -> None:
         setattr(node, name, 0)

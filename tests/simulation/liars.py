@@ -11,6 +11,7 @@ these ways, or all the time by the habits of the options:
     spam        sends a hundred votes at once
     equivocate  proposes two blocks in its turn, one to each half, and prevotes both
     false-reveal  proposes blocks that reveal what it never promised
+    grind       tries many blocks in its turn and says the best, or none (grinding.py)
     mute        never proposes, which also withholds whatever the block would reveal
     silent-votes  never precommits
     censor      proposes empty blocks only (verifiers.py)
@@ -37,6 +38,7 @@ from milepost_consensus.votes import (
     sign_proposal,
     sign_vote,
 )
+from tests.simulation.grinding import grind
 from tests.simulation.nodes import Node
 
 if TYPE_CHECKING:
@@ -90,6 +92,9 @@ class Liars:
             return False
         if "false-reveal" in habits and self._reveal_falsely(node, need):
             return True
+        if "grind" in habits:
+            self._grind(node, need)
+            return True
         if "equivocate" not in habits:
             return False
         blocks = [
@@ -120,10 +125,20 @@ class Liars:
             time_ms=node.get_clock_ms(self._simulation.now_ms),
             reveal=self._random.randbytes(32),
         )
-        proposal = self._validators.make_proposal(block, round_=need.round, sender=node.identity)
+        self._propose(node, block)
+        return True
+
+    def _grind(self, node: Node, need: NeedTransactions) -> None:
+        block = grind(self._simulation, node, need)
+        if block is not None:
+            self._propose(node, block)
+
+    def _propose(self, node: Node, block: Block) -> None:
+        """Propose a fresh block to everybody."""
+        round_ = block.header.round
+        proposal = self._validators.make_proposal(block, round_=round_, sender=node.identity)
         for side in (0, 1):
             self._say(node, proposal, side=side)
-        return True
 
     def _say(self, node: Node, message: Message, *, side: int | None = None) -> None:
         """Send to some: about half, or the nodes of one side."""

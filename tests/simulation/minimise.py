@@ -1,8 +1,8 @@
 """Makes the options of a failing schedule smaller for as long as it still fails in the same way.
 
-Delta debugging (Zeller and Hildebrandt 2002) over the faults and runs; then every number that can
-be nothing is tried as nothing, and times are halved.  A schedule fails in the same way if the law
-that it breaks has the same name.
+Delta debugging (Zeller and Hildebrandt 2002) over the faults, runs and changes; then every number
+that can be nothing is tried as nothing, and times are halved.  A schedule fails in the same way if
+the law that it breaks has the same name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from tests.simulation.options import Fault, Options, Run
+from tests.simulation.options import Change, Fault, Options, Run
 
 T = TypeVar("T")
 
@@ -26,6 +26,9 @@ _NOTHING: tuple[tuple[str, Any], ...] = (
     ("skews_ms", ()),
     ("drifts_ppm", ()),
     ("habits", ()),
+    ("late", ()),
+    ("onions", ()),
+    ("careless", ()),
     ("twins", ()),
     ("liars", ()),
     ("silent", False),
@@ -86,8 +89,12 @@ def _shrink(get: Callable[[], Options], keep: Callable[[Options], bool]) -> bool
     def keep_runs(runs: Sequence[Run]) -> bool:
         return keep(replace(get(), runs=tuple(runs)))
 
+    def keep_changes(changes: Sequence[Change]) -> bool:
+        return keep(replace(get(), changes=tuple(changes)))
+
     _drop_parts(list(get().faults), keep_faults)
     _drop_parts(list(get().runs), keep_runs)
+    _drop_parts(list(get().changes), keep_changes)
     for name, nothing in _NOTHING:
         if not (name == "liars" and get().twins):
             keep(replace(get(), **{name: nothing}))

@@ -3,7 +3,8 @@
     S1   no two honest nodes make different blocks final at one height
     S2   no two blocks of a height can get a certificate from all that anybody has signed
     S4   no honest validator signs two different things for one type, height and round, across
-         crashes; and nothing leaves that its disk does not hold
+         crashes and the loss of its disk, or anything at a height that is not its to decide; and
+         nothing leaves that its disk does not hold
     S5   nobody honest prevotes against its lock without 2f+1 newer prevotes
     S12  nobody honest is accused of equivocation
     S13  a machine holds a bounded number of things
@@ -14,7 +15,7 @@ The laws of the ledger are in chain_laws.py.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from milepost_consensus.events import Equivocation, Message, PersistDecision
 from milepost_consensus.inbox import EARLY_ROUNDS
@@ -38,7 +39,8 @@ class Monitor:
     def __init__(self, validators: Validators, honest: Sequence[int]) -> None:
         self._validators = validators
         self._honest = frozenset(validators.signers[i].public for i in honest)
-        self._quorum = compute_quorum(len(validators.signers))
+        self._sets = {1: frozenset(member.id for member in validators.state.validators)}
+        """Who decides each height, as far as the chain goes."""
         self._decided: dict[int, tuple[bytes, bytes]] = {}
         self._seen: set[bytes] = set()
         self._signed: dict[tuple[bytes, int, int, int], bytes] = {}
@@ -56,6 +58,8 @@ class Monitor:
         first = self._decided.setdefault(header.height, outcome)
         if first != outcome or decision.state.last_id != outcome[0]:
             raise Violation(f"S1: two blocks or states are final at height {header.height}")
+        ids = frozenset(member.id for member in decision.state.validators)
+        self._sets.setdefault(header.height + 1, ids)
 
     def on_equivocation(self, caught: Equivocation) -> None:
         """An honest node accuses somebody."""
@@ -76,7 +80,7 @@ class Monitor:
             key = (message.height, message.round, message.type, block_id)
             votes = self._votes.setdefault(key, {})
             votes[message.sender] = message
-            if message.type == PRECOMMIT and len(votes) == self._quorum and block_id != NIL:
+            if message.type == PRECOMMIT and block_id != NIL and self._is_quorum(message, votes):
                 self._check_certifiable(message)
         else:
             block_id = self._validators.get_id(message.block)
@@ -84,6 +88,13 @@ class Monitor:
         if message.sender in self._honest:
             # Its sender may have said it in a certificate only, and gone down before it sent it.
             self._check_own(message, block_id)
+
+    def _is_quorum(self, subject: Vote | Proposal, votes: Iterable[bytes]) -> bool:
+        """Whether these are enough of those who decide the height."""
+        validators = self._sets.get(subject.height)
+        if validators is None:  # nobody honest is near it yet
+            return False
+        return len(validators.intersection(votes)) >= compute_quorum(len(validators))
 
     def _check_certifiable(self, vote: Vote) -> None:
         if self._certifiable.setdefault(vote.height, vote.block_id) != vote.block_id:
@@ -99,6 +110,8 @@ class Monitor:
         place = (message.sender, kind, message.height, message.round)
         if self._signed.setdefault(place, says) != says:
             raise Violation(f"S4: an honest validator signed twice: {place[1:]}")
+        if message.sender not in self._sets.get(message.height, ()):
+            raise Violation(f"S4: an honest node signs at height {message.height}, not its own")
         journals = reversed(self._journals.get(message.sender, []))
         if not any(message.signature in data for data in journals):
             raise Violation("S4: a message leaves that no journal holds")
@@ -120,7 +133,7 @@ class Monitor:
             self._votes.get((vote.height, round_, PREVOTE, vote.block_id), {})
             for round_ in range(lock.round, vote.round)
         )
-        if all(len(senders) < self._quorum for senders in backing):
+        if not any(self._is_quorum(vote, senders) for senders in backing):
             raise Violation(f"S5: a lock of round {lock.round} was broken in round {vote.round}")
 
     # Memory --------------------------------------------------------------------------------------
@@ -151,7 +164,7 @@ class Monitor:
         """Quorums of prevotes for a proposal's block in rounds below the given one."""
         block_id = self._validators.get_id(proposal.block)
         found = (self._votes.get((height, r, PREVOTE, block_id), {}) for r in range(below))
-        return [tuple(votes.values()) for votes in found if len(votes) >= self._quorum]
+        return [tuple(votes.values()) for votes in found if self._is_quorum(proposal, votes)]
 
 
 def compute_limit(count: int) -> int:

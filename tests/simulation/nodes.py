@@ -29,10 +29,16 @@ class Node:
         self.life = 0
         """Counts the processes; what was meant for an earlier one is dropped."""
         self.gone = False
-        self.follows = False
-        """It lost its disk and does not know what it signed, so it signs nothing any more."""
+        self.asks = False
+        """Others may know its key and it has no journal: it asks them before it starts to sign."""
+        self.answered: set[int] = set()
+        """Who has answered it since, by identity."""
+        self.returning = False
+        """It lost its disk and has signed nothing since."""
         self.journal: bytes | None = None
         self.chain: list[tuple[Block, Certificate, LedgerState]] = []
+        self.records: set[bytes] = set()
+        """The submissions of which it has the whole record on disk."""
         self.skew_ms = 0
         self.drift_ppm = 0
         self.fuse: int | None = None
@@ -77,4 +83,5 @@ class Node:
         """Lose the disk."""
         self.journal = None
         self.chain.clear()
-        self.follows = True
+        self.records.clear()
+        self.asks = self.returning = True

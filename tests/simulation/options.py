@@ -24,7 +24,8 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     crash      who          effects             goes down at that effect, comes back after the span
     precommit  who                              goes down when it says its precommit of the round
     blackout                                    all are down from `from_ms` to `to_ms`
-    wipe       who                              goes down and loses its disk; then only looks on
+    wipe       who                              goes down and loses its disk, once all others have
+                                                a block; comes back and signs after its quarantine
     pause      who                              does nothing, then everything at once
     slow       who          ms for an event     works on one event after the other
     disk       who          ms for a write      waits for its disk; a crash may lose the write
@@ -54,6 +55,20 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     """Intervals with a step that does not follow from the one before it."""
     flagged: tuple[int, ...] = ()
     """Intervals that weight analysis finds suspicious."""
+    served: tuple[int, ...] = ()
+    """Nodes to whom the submitter gives the record; none stands for all."""
+    until_held: bool = False
+    """It gives nothing any more once the record counts as held."""
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A change of the membership: `node` joins or leaves, or moves to another operator."""
+
+    kind: str
+    """"join", "leave" or "move"."""
+    at_ms: int
+    """When the other operators want it; earlier changes come first."""
+    node: int
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,7 +83,16 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     """Validators that nothing can be expected of; twins are among them."""
     habits: tuple[str, ...] = ()
     """What liars do all the time: "censor", "mute", "equivocate", "false-reveal", "silent-votes"
-    (liars.py), "false-sync", "no-sync" (wire.py)."""
+    (liars.py), "grind" (grinding.py), "usurp" (council.py), "false-sync", "no-sync" (wire.py)."""
+    candidates: int = 0
+    """Nodes beside the `count` founders; they may join."""
+    late: tuple[int, ...] = ()
+    """Candidates that start only when they are wanted, and so join through quarantine."""
+    changes: tuple[Change, ...] = ()
+    onions: tuple[int, ...] = ()
+    """Reveals in the onions of each validator; where there are none it has more than it needs."""
+    careless: tuple[int, ...] = ()
+    """Validators that let their onion run out and promise no other."""
     verifiers: tuple[str, ...] = ()
     """How each validator verifies; see verifiers.py.  Empty: nothing is verified."""
     silent: bool = False

@@ -1,9 +1,10 @@
 """A network of real machines in one thread.
 
 Time is a number of milliseconds that jumps from event to event.  Until `calm_ms` the faults of the
-options happen; then they stop, and every honest node has to gain `heights` heights, and all that
-was submitted its verdict, within the bound of bounds.py.  After every effect the laws of monitor.py
-and chain_laws.py hold, or a Violation says which of them does not.
+options happen; then they stop, and every honest node has to gain `heights` heights, all that was
+submitted its verdict, every change of the membership its effect, and every node that lost its disk
+its voice, within the bound of bounds.py.  After every effect the laws of monitor.py and
+chain_laws.py hold, or a Violation says which of them does not.
 """
 
 from __future__ import annotations
@@ -31,15 +32,21 @@ from milepost_consensus.events import (
     Timer,
     TransactionsWaiting,
 )
+from milepost_consensus.inbox import get_message
+from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
+from milepost_consensus.members import compute_fault_limit
 from tests.simulation.bounds import compute_bound_ms
 from tests.simulation.chain_laws import ChainLaws
+from tests.simulation.council import Council
 from tests.simulation.faults import Faults
 from tests.simulation.liars import Liars
+from tests.simulation.mempools import Mempools
 from tests.simulation.monitor import Monitor, Violation
 from tests.simulation.nodes import QUEUE_LIMIT, Node
 from tests.simulation.options import Options
-from tests.simulation.signing import SimSigner, use_signatures
+from tests.simulation.signing import use_signatures
+from tests.simulation.submitters import Submitters
 from tests.simulation.verifiers import Verifiers
 from tests.simulation.wire import Wire
 from tests.simulation.world import Report, World
@@ -49,6 +56,13 @@ EVENT_LIMIT = 2_000_000
 """No schedule needs nearly as many; one that does has a storm in it."""
 VERDICT_HEIGHTS = 120
 """Heights that a submission may take: all windows, two extensions and a panel (L5)."""
+CHANGE_HEIGHTS = 30
+"""Heights that a change of the membership may take until it is in effect."""
+RETURN_HEIGHTS = 60
+"""L3: heights after the goal within which a node that lost its disk signs again: those while it
+listens and catches up, then two in a row that none of its polls brings."""
+LISTEN_MS = 300
+"""How long a node listens for what its key has said before it signs with it."""
 
 
 class Simulation(World):
@@ -56,7 +70,8 @@ class Simulation(World):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        honest = [i for i in range(options.count) if i not in options.liars]
+        everybody = range(options.count + options.candidates)
+        honest = [i for i in everybody if i not in options.liars]
         self.goal = 0
         self.done = False
         self.monitor = Monitor(self.validators, honest)
@@ -64,7 +79,10 @@ class Simulation(World):
         self.wire = Wire(self)
         self.faults = Faults(self)
         self.liars = Liars(self)
+        self.mempools = Mempools(self)
+        self.submitters = Submitters(self)
         self.verifiers = Verifiers(self)
+        self.council = Council(self)
         self._deadline_ms = float(1 << 62)
 
     def run(self) -> Report:
@@ -90,10 +108,11 @@ class Simulation(World):
 
     def play(self) -> None:
         """The events one after the other, until all is done."""
+        self.council.plan()
         for node in self.nodes:
             self.boot(node)
         self.faults.plan()
-        self.verifiers.plan()
+        self.submitters.plan()
         self.at(self.options.calm_ms, self._calm_down)
         while not self.done and self.step():
             if self.now_ms > self._deadline_ms or self.events > EVENT_LIMIT:
@@ -113,13 +132,23 @@ class Simulation(World):
                     self.stop(node)
                     node.gone = True
         self.faults.stop()
-        heights = self.options.heights + (VERDICT_HEIGHTS if self.options.runs else 0)
+        options = self.options
+        heights = options.heights + RETURN_HEIGHTS * any(node.returning for node in self.honest)
+        heights += VERDICT_HEIGHTS * bool(options.runs) + CHANGE_HEIGHTS * len(options.changes)
         self._deadline_ms = self.now_ms + compute_bound_ms(self.options, heights)
         self._check_done()
 
     def _check_done(self) -> None:
-        if self.calm and all(node.height >= self.goal for node in self.honest):
-            self.done = self.verifiers.is_done()
+        if not self.calm or any(node.height < self.goal for node in self.honest):
+            return
+        self.done = self._is_settled() and self.submitters.is_done()
+        for node in self.honest:
+            if node.returning and node.height > self.goal + RETURN_HEIGHTS:
+                raise Violation(f"L3: node {node.index} does not sign since it lost its disk")
+
+    def _is_settled(self) -> bool:
+        """Whether nothing is under way that needs further heights and no transaction."""
+        return self.council.is_done() and not any(node.returning for node in self.honest)
 
     # Processes -----------------------------------------------------------------------------------
 
@@ -132,14 +161,34 @@ class Simulation(World):
             state=node.state,
             journal=node.journal,
             certificate=node.chain[-1][1] if node.chain else None,
-            follower=SimSigner("nobody") if node.follows else None,
             kind=Machine if node.honest else Heedless,
         )
-        self.tell(node, Start(node.get_clock_ms(self.now_ms)))
-        self.tell(node, TransactionsWaiting())
+        self.mempools.on_boot(node)
+        # With a block, and no journal, a machine knows that it has to wait.
+        node.asks &= node.journal is None and not node.chain
+        if node.asks:
+            node.answered.clear()
+            self._listen(node, node.life, self.now_ms + LISTEN_MS)
+        else:
+            self._start(node)
         self._tick(node, self.options.gossip_ms, self._gossip)
         self._tick(node, self.options.poll_ms, self.wire.poll)
         self.verifiers.on_boot(node)
+
+    def _listen(self, node: Node, life: int, until_ms: float) -> None:
+        """Let a node ask for blocks until so many have answered that one knows its past."""
+        if node.life != life:
+            return
+        needed = 2 * compute_fault_limit(len(node.state.validators))
+        if self.now_ms >= until_ms and len(node.answered) >= needed:
+            self._start(node)
+            return
+        self.wire.poll(node)
+        self.at(LISTEN_MS / 4, self._listen, node, life, until_ms)
+
+    def _start(self, node: Node) -> None:
+        self.tell(node, Start(node.get_clock_ms(self.now_ms)))
+        self.tell(node, TransactionsWaiting())
 
     def stop(self, node: Node) -> None:
         """The process is gone; a write that it waited for may or may not have reached the disk."""
@@ -171,7 +220,7 @@ class Simulation(World):
     def _gossip(self, node: Node) -> None:
         if not node.busy:
             self.tell(node, GossipDue())
-            self.verifiers.on_gossip(node)
+            self.mempools.on_gossip(node)
             if node.machine is not None and node.honest:
                 self.monitor.on_gossip(node.machine)
 
@@ -222,13 +271,19 @@ class Simulation(World):
         try:
             effects = node.machine.handle(event)
         except InvalidInput as error:
-            if trusted and node.honest:
+            if trusted and node.honest and not self._is_strange(node, event):
                 raise Violation(f"node {node.index} refused an honest node: {error}") from error
             return
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise Violation(f"node {node.index} broke on {event!r:.300}: {error!r}") from error
         if effects:
             self._carry_out(node, effects)
+
+    def _is_strange(self, node: Node, event: Event) -> bool:
+        """Whether a message is of a height whose validators a node cannot know yet."""
+        if not self.options.changes or not isinstance(event, ReceivedVote | ReceivedProposal):
+            return False
+        return get_message(event).height > node.height + 2
 
     # Effects -------------------------------------------------------------------------------------
 
@@ -271,8 +326,10 @@ class Simulation(World):
         if node.honest:
             self.monitor.on_decision(effect)
             self.laws.on_decision(before, effect)
-        self.verifiers.on_decision(node, before, effect)
-        waiting = bool(self.verifiers.get_transactions(node))
+        self.mempools.on_decision(node, effect)
+        self.verifiers.on_decision(node, effect)
+        self.council.on_decision(node, effect.state)
+        waiting = bool(self.mempools.get_transactions(node)) or not self._is_settled()
         if waiting or not self.calm or effect.state.height < self.goal:
             self.at(0, self._want, node, node.life)
         if self.calm:
@@ -288,6 +345,10 @@ class Simulation(World):
             if self.liars.hides(node, message):
                 return
             self.monitor.on_broadcast(message)
+            assert node.machine is not None
+            if node.returning and node.machine.signing is Signing.ACTIVE:
+                own = self.validators.signers[node.identity].public
+                node.returning = message.sender != own
             self.wire.broadcast(node, message)
             self.faults.on_broadcast(node, message)
         elif isinstance(effect, SetTimer):
@@ -312,6 +373,6 @@ class Simulation(World):
 
     def _propose(self, node: Node, life: int, need: NeedTransactions) -> None:
         if node.life == life and not self.liars.proposes(node, need):
-            txs = self.verifiers.get_transactions(node)
+            txs = self.mempools.get_transactions(node)
             clock_ms = node.get_clock_ms(self.now_ms)
             self.tell(node, ProposalInput(need.height, need.round, txs, clock_ms))

@@ -11,14 +11,23 @@ from milepost_consensus.outbox import Outbox
 from tests.simulation import __main__ as command
 from tests.simulation.generators import GENERATORS
 from tests.simulation.minimise import minimise
-from tests.simulation.options import Fault, Options, Run, load
+from tests.simulation.options import Change, Fault, Options, Run, load
 from tests.simulation.play import find_violation
 
 
 def make_options() -> Options:
     faults = tuple(Fault("pause", 10 * i, 10 * i + 5, node=i % 4) for i in range(20))
-    runs = (Run("a", 1), Run("b", 2))
-    return Options("made", 1, calm_ms=1_000, drop_permille=100, faults=faults, runs=runs)
+    return Options(
+        "made",
+        1,
+        calm_ms=1_000,
+        drop_permille=100,
+        onions=(1, 2, 3, 4),
+        careless=(1,),
+        changes=(Change("leave", 5, 1), Change("join", 9, 1)),
+        faults=faults,
+        runs=(Run("a", 1), Run("b", 2)),
+    )
 
 
 def test_only_what_matters_stays() -> None:
@@ -30,6 +39,7 @@ def test_only_what_matters_stays() -> None:
     small = minimise(make_options(), find)
     assert set(small.faults) == guilty
     assert (small.runs, small.drop_permille, small.heights) == ((), 0, 1)
+    assert (small.changes, small.onions, small.careless) == ((), (), ())
     assert small.calm_ms < 40
 
 

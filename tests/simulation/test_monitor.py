@@ -98,6 +98,14 @@ def test_s4_a_message_passed_on_that_its_sender_does_not_remember() -> None:
         monitor.on_broadcast(FOUR.make_vote(0, PREVOTE, OTHER_ID))
 
 
+def test_s4_a_message_of_somebody_who_does_not_decide_the_height() -> None:
+    five = Validators(4, candidates=1)
+    monitor = Monitor(five, range(5))
+    monitor._journals[five.signers[4].public] = [Everything()]
+    with pytest.raises(Violation, match="S4: an honest node signs at height 1, not its own"):
+        monitor.on_broadcast(five.make_vote(4, PREVOTE, OTHER_ID))
+
+
 def test_s5_a_broken_lock() -> None:
     monitor = watch()
     block_id = FOUR.get_id(FOUR.make_block()[0])
@@ -213,15 +221,6 @@ def test_s8_duties_that_the_seed_did_not_deal() -> None:
         laws._check_election(replace(submission, duties=submission.duties[::-1]))
 
 
-def test_s8_a_reveal_that_was_not_promised() -> None:
-    block, _ = FOUR.make_block()
-    follow()._check_reveal(FOUR.state, block)
-    for changes in ({"reveal": OTHER_ID}, {"mix": OTHER_ID}):
-        changed = Block(replace(block.header, **changes), ())
-        with pytest.raises(Violation, match="S8"):
-            follow()._check_reveal(FOUR.state, changed)
-
-
 def test_s9_invalid_without_an_upheld_witness() -> None:
     _, laws, submission = play_run(accusations=())
     with pytest.raises(Violation, match="S9: INVALID with 0 upheld"):
@@ -265,11 +264,42 @@ def test_s9_an_honest_verifier_that_attests_poison() -> None:
 
 def test_s10_poison_with_an_honest_assignee_passes() -> None:
     _, laws, submission = play_run(accusations=())
-    agreed = replace(
-        submission, duties=tuple(replace(duty, answer="agrees") for duty in submission.duties)
-    )
     with pytest.raises(Violation, match="S10"):
-        check_verdict(laws, agreed, outcome="VALID")
+        check_verdict(laws, agree(submission), outcome="VALID")
+
+
+def test_s9_lazy_work_beside_honest_work_counts() -> None:
+    _, laws, submission = play_run(accusations=())
+    agreed = agree(submission)
+    first = next(duty for duty in agreed.duties if duty.interval == 1)
+    made_up = replace(first, work_digest=bytes(32))
+    lazy = replace(
+        agreed, duties=tuple(made_up if duty is first else duty for duty in agreed.duties)
+    )
+    with pytest.raises(Violation, match="S9: lazy work"):
+        check_verdict(laws, lazy, outcome="VALID")
+
+
+def agree(submission: Submission) -> Submission:
+    """The submission if everybody had retrained and agreed."""
+    truth = get_truth(submission.submit.name)
+    duties = tuple(
+        replace(
+            duty, answer="agrees", work_digest=truth.compute_work(duty.work_step, duty.verifier)
+        )
+        for duty in submission.duties
+    )
+    return replace(submission, duties=duties)
+
+
+def test_s9_an_honest_verifier_is_struck_for_what_it_said() -> None:
+    simulation, laws, _ = play_run()
+    state = simulation.honest[0].state
+    member = simulation.validators.signers[0].public
+    standing = replace(state.standings[member], lies=1)
+    struck = apply_entries(state, standings={member: standing})
+    with pytest.raises(Violation, match="S9: an honest verifier is struck"):
+        laws._check_standings(struck)
 
 
 def test_s11_a_submission_without_the_verdict_it_should_have() -> None:
@@ -283,6 +313,13 @@ def test_l5_a_submission_that_takes_for_ever() -> None:
     _, laws, submission = play_run(phase="panel", anchored_height=-1_000)
     with pytest.raises(Violation, match="L5"):
         laws._check_deadline(submission)
+
+
+def test_s11_a_record_that_hardly_anybody_has() -> None:
+    _, laws, submission = play_run()
+    laws._check_holders(submission)
+    with pytest.raises(Violation, match="S11: a record counts as held, and 1 honest"):
+        laws._check_holders(replace(submission, holders=submission.holders[:1]))
 
 
 def test_s12_an_honest_validator_convicted() -> None:
@@ -307,7 +344,7 @@ def test_l2_a_submission_that_is_never_taken() -> None:
     run = Run("made", 5)
     options = Options("made", 1, verifiers=("honest",) * 4, calm_ms=0, heights=40, runs=(run,))
     simulation = Simulation(options)
-    simulation.verifiers.get_transactions = lambda node: ()  # type: ignore[method-assign]
+    simulation.mempools.get_transactions = lambda node: ()  # type: ignore[method-assign]
     with pytest.raises(Violation, match="L2"):
         simulation.run()
 

@@ -11,6 +11,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from tests.simulation.behaviours import BEHAVIOURS
+from tests.simulation.draws import HABITS
 from tests.simulation.generators import GENERATORS, generate
 from tests.simulation.monitor import Violation
 from tests.simulation.options import Fault, Options, dump, load, load_plan
@@ -21,7 +23,7 @@ from tests.simulation.simulation import Simulation
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.json"))
 
 
-@pytest.mark.parametrize("generator", ["uniform", "aligned", "verification"])
+@pytest.mark.parametrize("generator", ["uniform", "aligned", "verification", "membership"])
 def test_a_dozen_schedules(generator: str) -> None:
     for seed in range(12):
         play(generate(generator, seed))
@@ -35,7 +37,13 @@ def test_two_schedules_without_progress_until_calm() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("generator", "count"),
-    [("uniform", 300), ("aligned", 300), ("liveness", 40), ("verification", 100)],
+    [
+        ("uniform", 300),
+        ("aligned", 300),
+        ("liveness", 40),
+        ("verification", 100),
+        ("membership", 100),
+    ],
 )
 def test_many_schedules(generator: str, count: int) -> None:
     for seed in range(1_000, 1_000 + count):
@@ -135,6 +143,17 @@ def test_every_kind_of_fault_happens_somewhere() -> None:
         "aligned", "blackout", "crash", "cut", "disk", "lie", "pause", "precommit", "slow", "wipe",
     }  # fmt: skip
     assert lies >= {"vote", "polc", "malformed", "future", "huge", "spam"}
+
+
+def test_every_habit_behaviour_and_change_happens_somewhere() -> None:
+    names = ("verification", "membership")
+    drawn = [generate(name, seed) for name in names for seed in range(120)]
+    assert {kind for each in drawn for kind in each.verifiers} == set(BEHAVIOURS)
+    assert {change.kind for each in drawn for change in each.changes} == {"join", "leave", "move"}
+    assert {habit for each in drawn for habit in each.habits} == {*HABITS, "usurp"}
+    assert any(each.late for each in drawn)
+    assert any(each.careless for each in drawn)
+    assert any(run.served and run.until_held for each in drawn for run in each.runs)
 
 
 def test_an_unknown_fault_is_refused() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from milepost_consensus.step_digests import compute_work_digest
+from milepost_consensus.submissions import AGREES, Duty
 from tests.simulation.options import Run
 from tests.support.ledger import Record, make_hash, make_record
 
@@ -36,6 +38,17 @@ class Truth(NamedTuple):
         """The digest that the submitter committed."""
         return self.record.leaves[step // STEPS][step % STEPS]
 
+    def compute_work(self, step: int, verifier: bytes) -> bytes:
+        """The digest of its work that a verifier makes who has the gradient of a step."""
+        gradient = self.record.rows[step // STEPS][step % STEPS].gradient
+        return compute_work_digest(verifier, gradient)
+
+    def is_made_up(self, duty: Duty) -> bool:
+        """Whether a verifier agreed without having retrained."""
+        return duty.answer == AGREES and duty.work_digest != self.compute_work(
+            duty.work_step, duty.verifier
+        )
+
 
 @lru_cache(maxsize=4_096)
 def get_truth(name: str) -> Truth:
@@ -46,7 +59,13 @@ def get_truth(name: str) -> Truth:
     _, intervals, poisoned, flagged = name.rsplit("-", 3)
     count = int(intervals)
     scores = [0 if _letter(k) in flagged else 1_000_000 for k in range(count)]
-    record = make_record(name, intervals=count, steps_per_interval=STEPS, change_scores=scores)
+    record = make_record(
+        name,
+        intervals=count,
+        steps_per_interval=STEPS,
+        change_scores=scores,
+        profile="exact",  # so that wrong words are struck
+    )
     return Truth(record, tuple(k for k in range(count) if _letter(k) in poisoned))
 
 

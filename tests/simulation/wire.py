@@ -48,7 +48,7 @@ class Wire:
     def send_tx(self, node: Node, peer: Node, tx: Tx) -> None:
         """Pass on a transaction."""
         for delay_ms in self._draw(node, peer, None):
-            self._simulation.at(delay_ms, self._simulation.verifiers.on_tx, peer, tx)
+            self._simulation.at(delay_ms, self._simulation.mempools.on_tx, peer, tx)
 
     def cut(self, fault: Fault) -> None:
         """A fault of kind cut or aligned is in force from now on."""
@@ -125,25 +125,26 @@ class Wire:
         """Ask a peer for the blocks that a node lacks."""
         if peer is node or peer.machine is None or peer.busy:
             return
-        asked, answered = self._draw(node, peer, None), self._draw(peer, node, None)
-        if asked and answered:
+        delay_ms = self.draw_answer_ms(node, peer)
+        if delay_ms is not None:
             blocks = [(b, c) for b, c, _ in peer.chain[node.height :][:BLOCKS_AT_ONCE]]
             if not peer.honest:
                 blocks = self._falsify(blocks)
-            if blocks:
-                delay_ms = asked[0] + answered[0]
-                self._simulation.at(delay_ms, self._arrive, node, node.life, blocks, peer.honest)
+            if blocks or node.asks:
+                self._simulation.at(delay_ms, self._arrive, node, node.life, blocks, peer)
+
+    def draw_answer_ms(self, node: Node, peer: Node) -> float | None:
+        """When the answer to a question arrives; None where either is lost."""
+        asked, answered = self._draw(node, peer, None), self._draw(peer, node, None)
+        return asked[0] + answered[0] if asked and answered else None
 
     def _arrive(
-        self,
-        node: Node,
-        life: int,
-        blocks: list[tuple[Block, Certificate]],
-        trusted: bool,
+        self, node: Node, life: int, blocks: list[tuple[Block, Certificate]], peer: Node
     ) -> None:
         if node.life == life:
             for block, certificate in blocks:
-                self._simulation.tell(node, BlockFetched(block, certificate), trusted)
+                self._simulation.tell(node, BlockFetched(block, certificate), peer.honest)
+            node.answered.add(peer.identity)
 
     def _falsify(self, blocks: list[tuple[Block, Certificate]]) -> list[tuple[Block, Certificate]]:
         """What a liar serves, by its habits."""

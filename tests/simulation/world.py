@@ -29,8 +29,17 @@ class Report(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _make_validators(count: int, params: Params, verify: bool, real: bool) -> Validators:
-    return Validators(count, params, verify=verify, make=make_signer if real else SimSigner)
+def _make_validators(
+    count: int,
+    params: Params,
+    candidates: int,
+    links: tuple[int, ...],
+    *,
+    verify: bool,
+    real: bool,
+) -> Validators:
+    make = make_signer if real else SimSigner
+    return Validators(count, params, verify=verify, make=make, candidates=candidates, links=links)
 
 
 def make_params(options: Options) -> Params:
@@ -60,9 +69,14 @@ class World:
         self.options = options
         self.random = Random(f"{options.generator} {options.seed}")
         self.validators = _make_validators(
-            options.count, make_params(options), bool(options.verifiers), options.real_signatures
+            options.count,
+            make_params(options),
+            options.candidates,
+            options.onions,
+            verify=bool(options.verifiers),
+            real=options.real_signatures,
         )
-        identities = [*range(options.count), *options.twins]
+        identities = [*range(options.count + options.candidates), *options.twins]
         self.nodes = [
             Node(index, identity, self.validators.state, honest=identity not in options.liars)
             for index, identity in enumerate(identities)

@@ -38,7 +38,7 @@ LINKS = 256
 """Reveals of each test onion."""
 
 
-_ONIONS: dict[bytes, Onion] = {}
+_ONIONS: dict[tuple[bytes, int], Onion] = {}
 
 
 class Deriving(Signer, Protocol):
@@ -47,18 +47,20 @@ class Deriving(Signer, Protocol):
     def derive(self, purpose: str) -> bytes: ...
 
 
-def make_onion(signer: Deriving) -> Onion:
+def make_onion(signer: Deriving, links: int = LINKS) -> Onion:
     """The onion of a key, made once."""
-    if signer.public not in _ONIONS:
-        _ONIONS[signer.public] = Onion(signer.derive, signer.public, links=LINKS)
-    return _ONIONS[signer.public]
+    key = (signer.public, links)
+    if key not in _ONIONS:
+        _ONIONS[key] = Onion(signer.derive, signer.public, links=links)
+    return _ONIONS[key]
 
 
 class Validators:
     """`count` validators in the order of their ids, and what they could say.
 
     Up to four of them take turns in this order in the first epoch.  With `verify` they verify as
-    well and there is a `submitter`; `make` gives a name its key.
+    well and there is a `submitter`; `make` gives a name its key.  After them come the keys of
+    `candidates`, which are no members yet.  `links` are the reveals in each one's onions.
     """
 
     def __init__(
@@ -68,30 +70,52 @@ class Validators:
         *,
         verify: bool = False,
         make: Callable[[str], Deriving] = make_signer,
+        candidates: int = 0,
+        links: Sequence[int] = (),
     ) -> None:
         signers = sorted((make(f"validator {i}") for i in range(count)), key=_public)
+        signers += [make(f"candidate {i}") for i in range(candidates)]
         self.signers: Sequence[Deriving] = signers
         self.submitter = make("submitter")
-        for signer in signers:
-            make_onion(signer)
-        ids = tuple(signer.public for signer in signers)
+        self._links = tuple(links)
+        roles = VALIDATOR | VERIFIER if verify else VALIDATOR
+        self.members = tuple(self._make_member(index, roles) for index in range(len(signers)))
+        """Founders first, candidates as they would join."""
         submitter = self.submitter.public if verify else b""
-        self.genesis = _make_genesis(ids, params or Params(), submitter)
+        self.genesis = _make_genesis(self.members[:count], params or Params(), submitter)
         self.state = make_initial_state(self.genesis)
         self.network = self.state.network
+        self._indices = {signer.public: index for index, signer in enumerate(signers)}
+
+    def _make_member(self, index: int, roles: int) -> Member:
+        onion = self.get_onion(index)
+        return Member(
+            *(self.signers[index].public, f"v{index}", roles, f"o{index}", ""),
+            onion=onion.get_head(0),
+            onion_left=onion.links,
+        )
+
+    def get_onion(self, index: int) -> Onion:
+        """The onion of one validator."""
+        links = self._links[index] if index < len(self._links) else LINKS
+        return make_onion(self.signers[index], links)
+
+    def get_index(self, public: bytes) -> int:
+        """Whose key it is."""
+        return self._indices[public]
 
     def get_turn(self, height: int, round_: int, *, state: LedgerState | None = None) -> int:
         """The index of the round's proposer."""
-        proposer = get_proposer(state or self.state, height, round_)
-        return self.state.validators.index(proposer)
+        return self.get_index(get_proposer(state or self.state, height, round_).id)
 
     def get_reveal(self, round_: int, *, state: LedgerState | None = None) -> bytes:
         """What a block that follows a state and is first proposed in a round has to reveal."""
         state = state or self.state
-        signer = self.signers[self.get_turn(state.height + 1, round_, state=state)]
-        if not owes(state, signer.public, round_):
+        index = self.get_turn(state.height + 1, round_, state=state)
+        public = self.signers[index].public
+        if not owes(state, public, round_):
             return b""
-        reveal = make_onion(signer).get_reveal(state.standings[signer.public])
+        reveal = self.get_onion(index).get_reveal(state.standings[public])
         assert reveal is not None
         return reveal
 
@@ -103,17 +127,13 @@ class Validators:
         journal: bytes | None = None,
         certificate: Certificate | None = None,
         key_in_use: bool = False,
-        follower: Signer | None = None,
         kind: type[Machine] = Machine,
     ) -> Machine:
-        """The machine of one validator, fresh or from what it had on disk.
-
-        With the key of a `follower`, which is no validator's, it only looks on.
-        """
+        """The machine of one validator, fresh or from what it had on disk."""
         return kind(
             state or self.state,
-            follower or self.signers[index],
-            None if follower else make_onion(self.signers[index]),
+            self.signers[index],
+            self.get_onion(index),
             journal=journal,
             last_certificate=certificate,
             key_in_use=key_in_use,
@@ -182,25 +202,13 @@ class Validators:
 
 
 @functools.cache
-def _make_genesis(ids: tuple[bytes, ...], params: Params, submitter: bytes) -> Genesis:
-    """The first network by name whose order of turns is that of the ids, if they are few.
-
-    With a submitter all validators verify.
-    """
-    roles = VALIDATOR | VERIFIER if submitter else VALIDATOR
-    members = tuple(
-        Member(
-            *(member_id, f"v{i}", roles, f"o{i}", ""),
-            onion=_ONIONS[member_id].get_head(0),
-            onion_left=LINKS,
-        )
-        for i, member_id in enumerate(ids)
-    )
+def _make_genesis(members: tuple[Member, ...], params: Params, submitter: bytes) -> Genesis:
+    """The first network by name whose order of turns is that of the members, if they are few."""
     others = (Member(submitter, "submitter", SUBMITTER, "of-submitter"),) if submitter else ()
     for attempt in itertools.count():
         genesis = Genesis(f"test {attempt}", GENESIS_MS, params, (*members, *others))
         order = compute_order(compute_network_id(genesis), members)
-        if len(ids) > 4 or order == members:
+        if len(members) > 4 or order == members:
             return genesis
     raise AssertionError
 
