@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost_consensus.keyed_tree import KeyedTree
@@ -31,6 +31,7 @@ def check(tree: KeyedTree, entries: dict[bytes, bytes]) -> None:
         assert tree.get_path(key) == compute_path_of_hashes(hashes, index)
 
 
+@settings(deadline=None)
 @given(WRITES)
 def test_every_write_leads_to_the_tree_of_all_entries(writes: list[dict[bytes, bytes]]) -> None:
     tree, entries = KeyedTree(), dict[bytes, bytes]()
