@@ -86,8 +86,9 @@ def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple
 
     Standbys come before the quorum, members that missed nothing before those that did, little
     work before much, then the order of the shuffle.  Never a fresh draw: abstaining must not
-    re-roll the dice.  Whoever accused falsely or was lazy in this submission is passed over.  Work
-    steps are drawn anew: refuting a lazy answer made the gradient of one known.
+    re-roll the dice.  Whoever a panel of this submission proved wrong, as accuser or in its answer,
+    or was lazy is passed over: the first false accusation unmasks all who support it.  Work steps
+    are drawn anew: refuting a lazy answer made the gradient of one known.
     """
     order = (*submission.standbys, *submission.quorum)
     place = {verifier: position for position, verifier in enumerate(order)}
@@ -95,10 +96,11 @@ def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple
     load = Counter(duty.verifier for duty in submission.duties)
     busy = {(duty.interval, duty.verifier) for duty in submission.duties}
     discredited = {
-        accuser
+        answer.verifier
         for accusation in submission.accusations
         if accusation.outcome == REFUTED
-        for accuser in accusation.accusers
+        for answer in accusation.answers
+        if answer.recomputed != accusation.leaf
     } | {duty.verifier for duty in submission.duties if duty.answer == LAZY}
     found: list[Duty] = []
     for interval, need in sorted(needs.items()):

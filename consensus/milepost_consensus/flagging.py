@@ -28,10 +28,11 @@ from typing import Final
 
 LOG_BITS: Final = 16
 """Fraction bits of a fixed-point logarithm."""
-MIN_INTERVALS: Final = 8
+MIN_INTERVALS: Final = 9
 """Gives six fitted points and three slopes: with fewer, one outlier bends the trend itself."""
-BURN_IN: Final = 2
-"""Intervals at the start of a run that are neither fitted nor tested against the trend."""
+BURN_IN: Final = 3
+"""Intervals at the start of a run that are neither fitted nor tested against the trend: with two,
+eight in ten clean runs had their second and third interval flagged (experiments/LOG.md)."""
 MIN_MAD: Final = (1 << LOG_BITS) // 20
 """0.05 in log2, 3.5 %: steadier runs than that are not called suspicious for a ripple."""
 CUTOFF: Final = 51_891

@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost_consensus.flagging import BURN_IN, compute_flags
+from milepost_consensus.flagging import compute_flags
 from milepost_experiments.signal_rows import SignalRun
 from milepost_ml.ranking import (
+    BURN_IN,
     RECOVERY,
     compute_deviations,
     compute_suspicion,

@@ -75,7 +75,7 @@ _QUICK: Final[Config] = {
     "witness_nodes": [21, 51],
     "sub_quorum_size": 5,
     "auditors": 1,
-    "max_extensions": 10,
+    "max_extensions": 2,
     "majority_nodes": 100,
     "majority_quorum": 50,
     "majority_share": 0.5,

@@ -12,8 +12,8 @@ import itertools
 import random
 from typing import Final
 
-from milepost_consensus.flagging import BURN_IN
 from milepost_experiments.poisoned_runs import Plan
+from milepost_ml.ranking import BURN_IN
 
 DEPTHS: Final = {"tune": (1, 3), "test": (2, 4)}
 WIDTHS: Final = (24, 48, 96)

@@ -70,7 +70,7 @@ _QUICK: Final[Config] = {
     "sub_quorum_sizes": [3, 5, 7],
     "auditors": [1, 2, 3],
     "sampled_permille": [300, 500],
-    "max_extensions": 10,
+    "max_extensions": 2,
     "majority_nodes": 100,
     "majority_quorum": 50,
     "majority_share": 0.5,

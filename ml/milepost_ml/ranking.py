@@ -27,9 +27,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost_consensus.flagging import BURN_IN, MIN_INTERVALS
 from milepost_ml.signals import Signals
 
+BURN_IN: Final = 2
+"""Intervals at the start of a run that are not ranked.  One fewer than the ledger leaves unflagged:
+a rank costs nothing, a flag costs a sub-quorum."""
+MIN_INTERVALS: Final = 8
+"""A shorter run has no trend to rank by."""
 RECOVERY: Final = -0.3
 """A sharper turn than that is a recovery, whatever came before."""
 RECOVERY_PART: Final = 0.5

@@ -17,7 +17,7 @@ from milepost_consensus.duties import (
 from milepost_consensus.election import compute_work_step
 from milepost_consensus.members import get_verifiers
 from milepost_consensus.params import MAX_STEP_US, Params
-from milepost_consensus.submissions import Accusation, Duty, Submission
+from milepost_consensus.submissions import Accusation, Duty, PanelAnswer, Submission
 from tests.support.ledger import make_genesis, make_hash, make_record
 
 VERIFIERS = [make_hash("verifier", i) for i in range(6)]
@@ -110,15 +110,18 @@ def test_the_quorum_follows_the_standbys_and_nobody_gets_an_interval_twice() -> 
     assert get_names(added) == [(1, "X"), (1, "Y"), (1, "Z"), (1, "C"), (1, "B")]
 
 
-def test_false_accusers_are_passed_over() -> None:
+def test_whom_a_panel_proved_wrong_is_passed_over() -> None:
+    """The accuser and who supports it; not who refuted it, nor anybody where it was upheld."""
+    leaf, other = make_hash("leaf"), make_hash("other")
+    answers = (PanelAnswer(X, other), PanelAnswer(Y, leaf), PanelAnswer(B, other))
     submission = replace(
         make_submission(make_duty(1, A, "differs")),
         accusations=(
-            Accusation(1, 4, make_hash("leaf"), bytes(32), (X,), (), "refuted"),
-            Accusation(2, 8, make_hash("leaf"), bytes(32), (Y,), (), "upheld"),
+            Accusation(1, 4, leaf, bytes(32), (X,), answers, "refuted"),
+            Accusation(2, 8, leaf, bytes(32), (Z,), (PanelAnswer(Z, other),), "upheld"),
         ),
     )
-    assert get_names(find_replacements(submission, {1: 2})) == [(1, "Y"), (1, "Z")]
+    assert get_names(find_replacements(submission, {1: 4})) == [(1, "Y"), (1, "Z"), (1, "C")]
 
 
 def test_who_was_lazy_elsewhere_is_passed_over() -> None:

@@ -61,7 +61,7 @@ def test_the_trend_itself_is_not_suspicious(power: float) -> None:
     assert flag(make_curve(power=power, noise=0.0)) == ()
 
 
-@pytest.mark.parametrize("place", [1, 2, 5, 12, 22, 23])
+@pytest.mark.parametrize("place", [1, 3, 5, 12, 22, 23])
 def test_a_jump_is_flagged_together_with_its_predecessor(place: int) -> None:
     scores = make_curve()
     scores[place] *= 3
@@ -69,7 +69,7 @@ def test_a_jump_is_flagged_together_with_its_predecessor(place: int) -> None:
     assert expected <= set(flag(scores))
 
 
-@pytest.mark.parametrize("place", [2, 5, 12, 23])
+@pytest.mark.parametrize("place", [3, 5, 12, 23])
 def test_an_interval_that_hardly_moves_is_flagged_without_its_predecessor(place: int) -> None:
     scores = make_curve(noise=0.0)
     scores[place] //= 25

@@ -58,7 +58,7 @@ from milepost_consensus.verdicts import INVALID, UNDECIDED, VALID
 from tests.support.ledger import make_hash, make_record
 
 STEPS = 8
-PARAMS = Params(max_extensions=10)
+PARAMS = Params()
 
 
 def make_fake_run(poisoned: tuple[int, ...] = (), *, jump: int | None = None) -> Run:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from milepost_consensus.flagging import BURN_IN
 from milepost_ml.distance import Distances
 from milepost_ml.ranking import (
+    BURN_IN,
     compute_deviations,
     compute_suspicion,
     put_recoveries_last,
