@@ -65,7 +65,7 @@ def test_the_trend_itself_is_not_suspicious(power: float) -> None:
 def test_a_jump_is_flagged_together_with_its_predecessor(place: int) -> None:
     scores = make_curve()
     scores[place] *= 3
-    expected = set() if place < 2 else {place - 1, place}
+    expected = set() if place < 3 else {place - 1, place}
     assert expected <= set(flag(scores))
 
 
