@@ -9,6 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +25,8 @@ from milepost_experiments.store import Store
 
 NICENESS: Final = 5
 MAX_JOBS: Final = 256
+CLEANUP_SECONDS: Final = 30.0
+"""What a cell has to end the processes that it started, once its own parent was killed."""
 
 
 class Progress(NamedTuple):
@@ -124,6 +128,7 @@ def _start_worker() -> None:
     # Ctrl-C reaches the whole terminal; this process ends when the one that started it says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
     os.nice(NICENESS)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
@@ -131,6 +136,16 @@ def _start_worker() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
+
+
+def _outlive_nobody() -> None:
+    """Without the process that started this one, nobody would take its rows: clean up and end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLEANUP_SECONDS)
+    os._exit(1)
 
 
 def _work(module: str, config: Config, cell: Cell, inputs: Inputs) -> list[Row]:

@@ -7,6 +7,7 @@ counts when a verifier trains it, for a duty, for the state before an accused st
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from math import comb
 from pathlib import Path
@@ -126,7 +127,7 @@ class VerificationCost:
             label(place, title=f"{share:.0%} of the nodes lie", x="steps trained / training",
                   percent="y")  # fmt: skip
         places[0].set_ylabel("models judged rightly")
-        places[-1].legend(fontsize=6, loc="lower right")
+        places[-1].legend(fontsize=7, loc="center left")
         save(figure, folder)
 
     def describe(self, config: Config, tables: Tables) -> str:
@@ -285,19 +286,28 @@ def _make_result(config: Config, rows: Sequence[Row]) -> Row:
 
 
 def _draw_share(rows: Sequence[Row], axes: Axes) -> None:
-    settings = list(dict.fromkeys((str(row["rule"]), str(row["setting"])) for row in rows))
-    for number, (rule, setting) in enumerate(settings):
-        group = [row for row in rows if (row["rule"], row["setting"]) == (rule, setting)]
+    kinds = list(dict.fromkeys(_name_kind(row) for row in rows))
+    for kind, colour in zip(kinds, itertools.cycle(COLOURS)):
+        group = [row for row in rows if _name_kind(row) == kind]
         for row in group:
             axes.plot(
                 float(row["cost"]),
                 float(row["accuracy"]),
                 "^" if row["mode"] == CHAOTIC else "o",
-                color=COLOURS[number % len(COLOURS)],
-                fillstyle="full" if rule == WITNESS else "none",
+                color=colour,
+                fillstyle="full" if row["rule"] == WITNESS else "none",
                 markersize=5,
-                label=f"{rule} {setting}" if row is group[0] else None,
+                label=kind if row is group[0] else None,
             )
+
+
+def _name_kind(row: Row) -> str:
+    """What has one colour: sub-quorums of all sizes together."""
+    if row["rule"] == MAJORITY:
+        return f"majority, {row['setting']} flags"
+    if row["audit_permille"] != 1_000:
+        return f"witness, {row['setting']}"
+    return f"witness, c = {row['auditors']}"
 
 
 def _shorten(row: Row) -> dict[str, Value]:
