@@ -150,7 +150,7 @@ class ScalabilityExperiment:
             f"Time grows with weights to the power {slope:.3f} between {LARGE:,} and"
             f" {largest:,} weights (1 is linear). In the paper's range the time per further weight"
             f" is, beyond half of {KNEE:,} weights, {knee:.2f} times what it is before:"
-            f" {'no' if 1 / BEND <= knee <= BEND else 'a'} knee near {KNEE:,}.\n\n"
+            f" {'no' if 1 / BEND < knee < BEND else 'a'} knee near {KNEE:,}.\n\n"
             "Times are processor seconds of one thread, the least of several repeats, measured on"
             " the machine named in the manifest; those columns differ from run to run.\n\n"
             f"{format_markdown(tables['fits'])}\n"
