@@ -50,7 +50,7 @@ class WeightAnalysisExperiment:
         },
         "paper": {
             "seed": 5, "intervals": 24, "steps": 100, "shares": [0.01, 0.05, 0.1, 0.5, 1.0],
-            "data": ["mnist", "fashion"], "tune": [5, 2], "test": [8, 4], "clean": 12,
+            "data": ["mnist", "fashion"], "tune": [12, 6], "test": [8, 4], "clean": 12,
             "cases": 12, "recorded": 4, "trees": 200,
         },
     }  # fmt: skip
