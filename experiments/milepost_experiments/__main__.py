@@ -21,6 +21,7 @@ from milepost_experiments.outputs import REPORT, write_outputs, write_report
 from milepost_experiments.registry import EXPERIMENTS, get_experiment
 from milepost_experiments.runner import Progress, compute_rows
 from milepost_experiments.store import Store
+from milepost_experiments.workers import PROCESSES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +49,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     run.add_argument("target", help="an experiment, a TOML file, or a manifest to repeat")
     run.add_argument("--preset", help="quick (minutes on two cores) or paper")
     run.add_argument("--out", type=Path, help="the folder of the results")
-    run.add_argument("--jobs", type=int, default=1, help="worker processes")
+    run.add_argument("--jobs", type=int, default=1, help="workers side by side")
+    run.add_argument(
+        "--executor", default=PROCESSES, help="processes of this machine, or ray: a Ray cluster"
+    )
     run.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     run.add_argument("--fresh", action="store_true", help="compute everything anew")
     run.set_defaults(command=_run)
@@ -74,7 +78,9 @@ def _run(options: argparse.Namespace) -> int:
         store.forget()
     output.tell(f"{job.experiment.name}: {job.experiment.title} (preset {job.preset})")
     with _Meter() as meter:
-        rows = compute_rows(job, store, jobs=options.jobs, report=meter.report)
+        rows = compute_rows(
+            job, store, jobs=options.jobs, executor=options.executor, report=meter.report
+        )
     write_outputs(folder, job, job.experiment.collect(job.config, rows))
     output.say((folder / f"{REPORT}.md").read_text(encoding="utf-8"))
     output.tell(f"Results in {folder}; the page is {folder / REPORT}.html")

@@ -40,7 +40,15 @@ def run(
         str | None, typer.Option("--preset", help="quick (minutes on two cores) or paper.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The folder of the results.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Worker processes.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="Workers side by side.")] = 1,
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor",
+            help="processes: of this machine; ray: the Ray cluster that RAY_ADDRESS names, or one"
+            " of this machine.",
+        ),
+    ] = "processes",
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Elections for every model and point.")
     ] = None,
@@ -67,7 +75,7 @@ def run(
     changes = list(overrides or [])
     changes += [f"seeds={seeds}"] if seeds is not None else []
     changes += [f'fidelity="{fidelity}"'] if fidelity is not None else []
-    arguments = ["run", target, "--jobs", str(jobs)]
+    arguments = ["run", target, "--jobs", str(jobs), "--executor", executor]
     arguments += ["--preset", preset] if preset is not None else []
     arguments += ["--out", str(out)] if out is not None else []
     arguments += ["--fresh"] if fresh else []

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +21,9 @@ from tests.support.exact_vectors import (
     load_cases,
     load_trainings,
 )
+from tests.support.install import install_apart
 
 TRITON: Final = "3.9.0"
-INSTALL_TIMEOUT_SECONDS: Final = 600
 RUN_TIMEOUT_SECONDS: Final = 1200
 STEPS: Final = 2
 """The second loss depends on the first gradients and on the optimizer."""
@@ -35,35 +34,12 @@ OPERATIONS: Final = {name for name in vars(Backend) if not name.startswith("_")}
 requires_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-def _install_triton(folder: Path) -> None:
-    """Into a folder of its own: it is large, and nothing but these tests needs it without a GPU."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        target = Path(work) / "site"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        answer = subprocess.run(
-            [*command, "--target", str(target), f"triton=={TRITON}"],
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_TIMEOUT_SECONDS,
-            check=False,
-        )
-        if answer.returncode != 0:
-            pytest.fail(f"pip cannot install triton=={TRITON} for the GPU tests:\n{answer.stderr}")
-        try:
-            target.rename(folder)
-        except OSError:
-            assert folder.is_dir()  # another process was faster
-
-
 @pytest.fixture(scope="session")
 def triton_path() -> list[str]:
     """What a process must have on its path to import Triton."""
     if importlib.util.find_spec("triton") is not None:
         return []
-    folder = Path(sys.prefix) / f"triton-{TRITON}"
-    if not folder.is_dir():
-        _install_triton(folder)
-    return [str(folder)]
+    return [str(install_apart(f"triton=={TRITON}", "--no-deps"))]
 
 
 def _run(path: list[str], tmp_path: Path, *arguments: str, interpreted: bool) -> Any:
