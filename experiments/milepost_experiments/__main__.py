@@ -19,9 +19,8 @@ from milepost_experiments.jobs import read_job
 from milepost_experiments.manifest import MANIFEST, find_differences
 from milepost_experiments.outputs import REPORT, write_outputs, write_report
 from milepost_experiments.registry import EXPERIMENTS, get_experiment
-from milepost_experiments.runner import Progress, compute_rows
+from milepost_experiments.runner import PROCESSES, Progress, compute_rows
 from milepost_experiments.store import Store
-from milepost_experiments.workers import PROCESSES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

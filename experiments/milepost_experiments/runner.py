@@ -11,8 +11,10 @@ from milepost_experiments.experiment import Cell, Row
 from milepost_experiments.jobs import Job
 from milepost_experiments.registry import EXPERIMENTS
 from milepost_experiments.store import Store
-from milepost_experiments.workers import PROCESSES, Workers, start_workers
+from milepost_experiments.workers import Processes, Workers
 
+PROCESSES: Final = "processes"
+RAY: Final = "ray"
 MAX_JOBS: Final = 256
 
 
@@ -53,6 +55,17 @@ def compute_rows(
         pool = _Pool(job, store, done, lambda key: report(Progress(len(done), len(cells), key)))
         pool.run(todo, start_workers(executor, jobs), jobs)
     return [row for key in keys for row in done[key]]
+
+
+def start_workers(executor: str, jobs: int) -> Workers:
+    """`jobs` workers of a kind; raises WrongUsage for an unknown one."""
+    if executor == PROCESSES:
+        return Processes(jobs)
+    if executor == RAY:
+        from milepost_experiments.ray_workers import RayWorkers
+
+        return RayWorkers(jobs)
+    raise WrongUsage(f"--executor {executor}: there are {PROCESSES} and {RAY}.")
 
 
 class _Pool:

@@ -16,13 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from milepost.errors import WrongUsage
 from milepost_experiments.experiment import Cell, Config, Inputs, Row
 from milepost_experiments.registry import load_experiment
 
-PROCESSES: Final = "processes"
-RAY: Final = "ray"
-EXECUTORS: Final = (PROCESSES, RAY)
 NICENESS: Final = 5
 ONE_THREAD: Final = {
     "OMP_NUM_THREADS": "1",
@@ -51,17 +47,6 @@ class Workers(Protocol):
         """Wait for what is being computed; hand out nothing more."""
 
 
-def start_workers(executor: str, jobs: int) -> Workers:
-    """`jobs` workers of a kind; raises WrongUsage for an unknown one."""
-    if executor == PROCESSES:
-        return Processes(jobs)
-    if executor == RAY:
-        from milepost_experiments.ray_workers import RayWorkers
-
-        return RayWorkers(jobs)
-    raise WrongUsage(f"--executor {executor}: there are {' and '.join(EXECUTORS)}.")
-
-
 def compute_cell(module: str, config: Config, cell: Cell, inputs: Inputs) -> list[Row]:
     """What a worker does."""
     return [dict(row) for row in load_experiment(module).run_cell(config, cell, inputs)]
@@ -77,7 +62,7 @@ class Processes:
         self._pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
 
     def submit(self, module: str, config: Config, cell: Cell, inputs: Inputs) -> Future[list[Row]]:
-        return self._pool.submit(compute_cell, module, config, cell, inputs)
+        return self._pool.submit(_compute_or_leave, module, config, cell, inputs)
 
     def interrupt(self) -> None:
         for worker in multiprocessing.active_children():
@@ -94,6 +79,14 @@ def _start_worker() -> None:
     threading.Thread(target=_outlive_nobody, daemon=True).start()
     os.nice(NICENESS)
     os.environ.update(ONE_THREAD)
+
+
+def _compute_or_leave(module: str, config: Config, cell: Cell, inputs: Inputs) -> list[Row]:
+    try:
+        return compute_cell(module, config, cell, inputs)
+    except SystemExit:
+        # Told to end, and cleaned up.  The pool would take it for a result and wait for more work.
+        os._exit(1)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
