@@ -14,12 +14,12 @@ from rich.progress import Progress as Bar
 
 from milepost.cli import exits, output
 from milepost.cli.signals import treat_as_interrupt
-from milepost.errors import MilepostError
+from milepost.errors import MilepostError, WrongUsage
 from milepost_experiments.jobs import read_job
 from milepost_experiments.manifest import MANIFEST, find_differences
 from milepost_experiments.outputs import REPORT, write_outputs, write_report
 from milepost_experiments.registry import EXPERIMENTS, get_experiment
-from milepost_experiments.runner import PROCESSES, Progress, compute_rows
+from milepost_experiments.runner import EXECUTORS, PROCESSES, Progress, compute_rows
 from milepost_experiments.store import Store
 
 
@@ -68,7 +68,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     job = read_job(options.target, preset=options.preset, overrides=options.overrides)
     treat_as_interrupt()
-    # Settings that make no sense are refused before anything is written.
+    # What makes no sense is refused before anything is written.
+    if options.executor not in EXECUTORS:
+        raise WrongUsage(f"--executor {options.executor}: there are {' and '.join(EXECUTORS)}.")
     job.experiment.plan(job.config)
     folder = options.out or job.folder
     store = Store(folder, job)

@@ -15,6 +15,7 @@ from milepost_experiments.workers import Processes, Workers
 
 PROCESSES: Final = "processes"
 RAY: Final = "ray"
+EXECUTORS: Final = (PROCESSES, RAY)
 MAX_JOBS: Final = 256
 
 
@@ -58,14 +59,13 @@ def compute_rows(
 
 
 def start_workers(executor: str, jobs: int) -> Workers:
-    """`jobs` workers of a kind; raises WrongUsage for an unknown one."""
+    """`jobs` workers of a kind, one of EXECUTORS."""
     if executor == PROCESSES:
         return Processes(jobs)
-    if executor == RAY:
-        from milepost_experiments.ray_workers import RayWorkers
+    assert executor == RAY, executor
+    from milepost_experiments.ray_workers import RayWorkers
 
-        return RayWorkers(jobs)
-    raise WrongUsage(f"--executor {executor}: there are {PROCESSES} and {RAY}.")
+    return RayWorkers(jobs)
 
 
 class _Pool:

@@ -62,8 +62,9 @@ def test_without_ray_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     monkeypatch.setitem(sys.modules, "ray", None)
-    out = str(tmp_path)
-    assert main(["run", "toy", "--executor", "ray", "--out", out]) == exits.MACHINE_CANNOT
-    assert "pip install ray" in capsys.readouterr().err
-    assert main(["run", "toy", "--executor", "cloud", "--out", out]) == exits.USAGE
+    out = tmp_path / "out"
+    assert main(["run", "toy", "--executor", "cloud", "--out", str(out)]) == exits.USAGE
     assert "there are processes and ray" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["run", "toy", "--executor", "ray", "--out", str(out)]) == exits.MACHINE_CANNOT
+    assert "pip install ray" in capsys.readouterr().err
