@@ -35,6 +35,7 @@ from milepost_consensus.submissions import (
     AGREES,
     DECIDED,
     DIFFERS,
+    DISMISSED,
     LAZY,
     MISSED,
     OPEN,
@@ -195,6 +196,8 @@ def _add_accuser(
     known = any(a.verifier == sender for a in found.answers)
     joined = replace(
         found,
+        # Heard again; dismissed anew with the block if this one is not believed either (R17).
+        outcome=OPEN if found.outcome == DISMISSED else found.outcome,
         accusers=(*found.accusers, sender),
         answers=found.answers if known else (*found.answers, answer),
     )
@@ -283,7 +286,7 @@ def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) 
             f"step {vote.step}: this verifier has answered already", slug="already-said"
         )
     if submission.phase == DECIDED or found.outcome != OPEN:
-        raise InvalidTransaction(f"step {vote.step} is settled already", slug="closed")
+        raise InvalidTransaction(f"the panel on step {vote.step} is closed", slug="closed")
     joined = replace(found, answers=(*found.answers, PanelAnswer(sender, vote.recomputed)))
     return replace(
         submission,

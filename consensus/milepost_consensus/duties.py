@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from milepost_consensus.election import compute_work_step
 from milepost_consensus.members import VERIFIER, Member
+from milepost_consensus.panels import find_contradicted
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import Submit, get_interval_steps
-from milepost_consensus.submissions import AGREES, LAZY, MISSED, OPEN, REFUTED, Duty, Submission
+from milepost_consensus.submissions import AGREES, LAZY, MISSED, OPEN, Duty, Submission
 
 MAX_STRETCH: Final = 1_000_000
 """Heights that slow steps can add to a retracing window: a day at ten blocks a second."""
@@ -95,13 +96,8 @@ def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple
     missed = {duty.verifier for duty in submission.duties if duty.answer == MISSED}
     load = Counter(duty.verifier for duty in submission.duties)
     busy = {(duty.interval, duty.verifier) for duty in submission.duties}
-    discredited = {
-        answer.verifier
-        for accusation in submission.accusations
-        if accusation.outcome == REFUTED
-        for answer in accusation.answers
-        if answer.recomputed != accusation.leaf
-    } | {duty.verifier for duty in submission.duties if duty.answer == LAZY}
+    lazy = {duty.verifier for duty in submission.duties if duty.answer == LAZY}
+    discredited = find_contradicted(submission) | lazy
     found: list[Duty] = []
     for interval, need in sorted(needs.items()):
         candidates = sorted(

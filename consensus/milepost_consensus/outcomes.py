@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from milepost_consensus.duties import Terms, get_required
+from milepost_consensus.panels import find_contradicted
 from milepost_consensus.payloads import get_interval_count
 from milepost_consensus.submissions import (
     AGREES,
     DIFFERS,
-    REFUTED,
     UNSETTLED,
     UPHELD,
     Accusation,
@@ -155,25 +155,18 @@ def get_results(submission: Submission) -> tuple[IntervalResult, ...]:
     )
 
 
-def get_overruled(submission: Submission, terms: Terms) -> tuple[bytes, ...]:
+def get_overruled(submission: Submission) -> tuple[bytes, ...]:
     """Verifiers that the panel contradicted, by id (R18).
 
     These accused falsely, recomputed a step to something else than the panel, or attested an
     interval that was refuted.  The submitter's own commitment is not a verifier's answer.
     """
-    wrong: set[bytes] = set()
-    for accusation in submission.accusations:
-        if accusation.outcome == REFUTED:
-            wrong.update(accusation.accusers)
-        if accusation.outcome == UPHELD:
-            wrong.update(
-                duty.verifier
-                for duty in submission.duties
-                if duty.interval == accusation.interval and duty.answer == AGREES
-            )
-        truth = get_truth(accusation, terms)
-        if truth is not None:
-            wrong.update(a.verifier for a in accusation.answers if a.recomputed != truth)
+    refuted = {a.interval for a in submission.accusations if a.outcome == UPHELD}
+    wrong = find_contradicted(submission) | {
+        duty.verifier
+        for duty in submission.duties
+        if duty.interval in refuted and duty.answer == AGREES
+    }
     return tuple(sorted(wrong - {submission.sender}))
 
 
@@ -207,7 +200,7 @@ def _make_verdict(
         intervals=intervals,
         retraced=results,
         refuted=refuted,
-        overruled=get_overruled(submission, terms),
+        overruled=get_overruled(submission),
         seed=submission.seed,
         anchored_height=submission.anchored_height,
         height=height,

@@ -30,6 +30,8 @@ UPHELD: Final = "upheld"
 REFUTED: Final = "refuted"
 UNSETTLED: Final = "unsettled"
 """No digest reached a majority of all verifiers."""
+DISMISSED: Final = "dismissed"
+"""Never settled: a panel about another step proved everybody wrong who made it."""
 
 
 class Duty(Wire, frozen=True):
@@ -67,7 +69,7 @@ class Accusation(Wire, frozen=True):
     accusers: tuple[bytes, ...]
     answers: tuple[PanelAnswer, ...]
     outcome: str = ""
-    """"" (open), "upheld", "refuted" or "unsettled" (no majority of all verifiers)."""
+    """"" (open), "upheld", "refuted", "unsettled" (no majority of all verifiers) or "dismissed"."""
 
 
 class Submission(Wire, frozen=True):

@@ -11,7 +11,7 @@ Every function is pure and total: it takes a Submission and returns the next one
                -- deadline, open duties are missed ----> RETRACING with replacements, or as above
     WITNESSING -- deadline ----------------------------> PANEL
     PANEL      -- no accusation is open, or deadline --> verdict, or RETRACING with replacements
-                                                         where refuted accusers left a gap
+                                                         where wrong accusers left a gap
 
 It ends whatever anybody does: every phase has a deadline, and only an extension leads back, of
 which there are at most `max_extensions`.  Rule numbers refer to docs/spec/rules.md.
@@ -43,6 +43,7 @@ from milepost_consensus.outcomes import (
     decide_valid,
     get_truth,
 )
+from milepost_consensus.panels import dismiss_accusations
 from milepost_consensus.submissions import (
     ANCHORED,
     DECIDED,
@@ -106,11 +107,12 @@ def advance(submission: Submission, terms: Terms, *, height: int) -> Following:
 
 
 def settle_accusations(submission: Submission, terms: Terms) -> Submission:
-    """R17: close accusations on which more than half of all verifiers, or all, have answered."""
+    """R17: close accusations on which more than half of all verifiers, or all, have answered, and
+    those that this leaves nobody to believe."""
     accusations = tuple(_settle(accusation, terms) for accusation in submission.accusations)
-    if accusations == submission.accusations:
-        return submission
-    return replace(submission, accusations=accusations)
+    if accusations != submission.accusations:
+        submission = replace(submission, accusations=accusations)
+    return dismiss_accusations(submission)
 
 
 def give_up_accusations(submission: Submission) -> Submission:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from milepost_consensus.panels import get_due_accusations
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     AGREES,
@@ -44,15 +45,14 @@ def get_duties(state: LedgerState, verifier: bytes) -> tuple[OpenDuty, ...]:
 
 
 def get_accusations(state: LedgerState, verifier: bytes) -> tuple[OpenAccusation, ...]:
-    """Open accusations that a verifier has not answered; a submitter answers none of its own."""
+    """Due accusations that a verifier has not answered; a submitter answers none of its own."""
     if all(member.id != verifier for member in state.verifiers):
         return ()
     return tuple(
         OpenAccusation(submission, accusation)
         for submission in state.open_submissions
-        for accusation in submission.accusations
-        if accusation.outcome == OPEN
-        and all(answer.verifier != verifier for answer in accusation.answers)
+        for accusation in get_due_accusations(submission)
+        if all(answer.verifier != verifier for answer in accusation.answers)
     )
 
 

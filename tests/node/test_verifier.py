@@ -17,7 +17,7 @@ from milepost_consensus.rules import check_tx
 from milepost_consensus.transactions import Tx
 from milepost_node.blobs import BlobStore, store_bytes
 from milepost_node.errors import InvalidRequest, WorkerError
-from milepost_node.jobs import Retrace
+from milepost_node.jobs import DeviceClasses, Retrace
 from milepost_node.mempool import Mempool
 from milepost_node.records import Records
 from milepost_node.tasks import plan_records, plan_retracing
@@ -30,6 +30,8 @@ from tests.support.nodes import (
     wait_until,
 )
 from tests.support.verifiers import UPLOAD, Desk, count_duties, working
+
+EXACT_CLASS = "exact/1"
 
 
 async def test_nothing_is_loaded_to_retrain_before_the_node_is_a_verifier(tmp_path: Path) -> None:
@@ -142,6 +144,44 @@ async def test_panel_comes_before_retracing(tmp_path: Path) -> None:
     kinds = [task.key[0] for task in plan_retracing(desk.ledger.state, desk.me)]
     assert kinds == ["panel"] + ["retrace"] * 4
     assert list(plan_records(desk.ledger.state, desk.me)) == []
+
+
+async def test_a_panel_unmasks_a_liar_and_its_other_accusations_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    monkeypatch.setattr(desk.retracer, "get_device_classes", get_exact_classes)
+    exact = replace_submit(
+        UPLOAD, replace(UPLOAD.submit, profile="exact", device_class=EXACT_CLASS)
+    )
+    desk.have_files(exact)
+    submission = desk.ledger.start(exact.record)
+    liar, first, second = desk.others
+    witnesses = [
+        exact.record.make_witness(submission, step, recomputed=b"\x09" * 32) for step in (5, 9, 13)
+    ]
+    desk.ledger.apply(desk.ledger.sign(witness, liar) for witness in witnesses)
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(Attest) == 4)
+        assert [v.step for v in desk.said if isinstance(v, PanelVote)] == [5]
+        desk.advance()
+        leaf = witnesses[0].leaf
+        desk.ledger.apply(
+            desk.ledger.vote(submission, witnesses[0], leaf, v) for v in (first, second)
+        )
+        outcomes = [each.outcome for each in desk.ledger.get(submission).accusations]
+        assert outcomes == ["refuted", "dismissed", "dismissed"]
+        desk.verifier.on_decided()
+        # An honest member finds that step 9 does not follow: that is looked at.
+        desk.ledger.apply([desk.ledger.sign(witnesses[1], first)])
+        desk.verifier.on_decided()
+        await wait_until(lambda: desk.say_count(PanelVote) == 2)
+    assert [v.step for v in desk.said if isinstance(v, PanelVote)] == [5, 9]
+    assert [k for kind, k in desk.retracer.asked if kind == "recompute"] == [1, 2]
+
+
+async def get_exact_classes() -> DeviceClasses:
+    return DeviceClasses((EXACT_CLASS,), "")
 
 
 async def test_state_of_an_accusation_is_fetched_from_the_accuser(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ S8   mix, onions and seeds follow from the reveals alone (beacon_laws.py), and e
 S9   INVALID rests on an upheld witness, VALID on coverage, and while liars are fewer than half
      of the verifiers nobody honest is overruled or struck for what it said, and agreement without
      work does not count beside honest work
-S10  what an honest witness has accused is never VALID; with an honest assignee that could
-     answer, a poisoned interval is never VALID
+S10  what an honest witness has accused is never VALID, nor is it ever dismissed; with an honest
+     assignee that could answer, a poisoned interval is never VALID
 S11  no submission is lost: it stays on the chain and reaches a verdict, and with more than f
      honest holders its record is not lost either
 S12  the offline check refuses headers that are not the chain's
@@ -38,10 +38,12 @@ from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     AGREES,
     DECIDED,
+    DISMISSED,
     REFUTED,
     RETRACING,
     SEEDING,
     UPHELD,
+    Accusation,
     Submission,
 )
 from milepost_consensus.transactions import verify_tx
@@ -161,11 +163,26 @@ class ChainLaws:
             honest = duty.verifier in self._honest_verifiers
             if honest and duty.answer == AGREES and duty.interval in truth.poisoned:
                 raise Violation("S9: an honest verifier attested a poisoned interval")
+        if self._few_liars:
+            self._check_dismissed(after)
         verdict = self._state.verdicts.get(after.id)
         if (verdict is not None) != (after.phase == DECIDED):
             raise Violation(f"S11: a submission is {after.phase}, its verdict says otherwise")
         if verdict is not None and before is not None and before.phase != DECIDED:
             self._check_verdict(after, verdict)
+
+    def _check_dismissed(self, submission: Submission) -> None:
+        """While liars are few, nothing is dropped that somebody honest says, or that liars say whom
+        no panel has unmasked."""
+        wrong = _find_unmasked(submission)
+        for accusation in submission.accusations:
+            if accusation.outcome != DISMISSED:
+                continue
+            claimants = _get_claimants(accusation)
+            if claimants & self._honest_verifiers:
+                raise Violation("S10: what an honest verifier accuses is dismissed")
+            if not claimants <= wrong:
+                raise Violation("S9: an accusation is dismissed before its accusers are unmasked")
 
     def _check_holders(self, submission: Submission) -> None:
         held = len(set(submission.holders).intersection(self._honest))
@@ -212,7 +229,7 @@ class ChainLaws:
 
     def _check_coverage(self, submission: Submission) -> None:
         """What VALID promises, counted without the ledger's own functions."""
-        if any(accusation.outcome != REFUTED for accusation in submission.accusations):
+        if any(a.outcome not in (REFUTED, DISMISSED) for a in submission.accusations):
             raise Violation("S9: VALID with an accusation that nobody refuted")
         size = min(self._state.params.sub_quorum_size, len(submission.quorum))
         last = len(submission.submit.step_roots) - 1
@@ -293,3 +310,21 @@ class ChainLaws:
                 except InvalidInput:
                     continue
                 raise Violation("S12: the offline check takes a header that is not the chain's")
+
+
+def _get_claimants(accusation: Accusation) -> set[bytes]:
+    """Who says that the step does not follow."""
+    said = {a.verifier for a in accusation.answers if a.recomputed != accusation.leaf}
+    return said | set(accusation.accusers)
+
+
+def _find_unmasked(submission: Submission) -> set[bytes]:
+    """Whose word about a step is known to be wrong: the truth about every run is, here."""
+    truth = get_truth(submission.submit.name)
+    return {
+        answer.verifier
+        for accusation in submission.accusations
+        if accusation.outcome in (REFUTED, UPHELD)
+        for answer in accusation.answers
+        if answer.recomputed != truth.recompute(accusation.step)
+    }.union(*(each.accusers for each in submission.accusations if each.outcome == REFUTED))

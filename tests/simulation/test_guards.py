@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from milepost_consensus import journal, machine, rules, verification
+from milepost_consensus import journal, machine, panels, rules, verification
 from milepost_consensus.duties import Terms
 from milepost_consensus.events import Broadcast, TimerKind
 from milepost_consensus.inbox import Inbox
@@ -146,6 +146,17 @@ def test_witnesses_that_are_ignored_are_found_out(monkeypatch: Patch) -> None:
     )
     found = (find_violation(replace(poisoned, seed=seed)) for seed in range(10))
     assert any(" S10: " in (each or "missed") for each in found)
+
+
+def test_dismissing_what_honest_verifiers_accuse_is_found_out(monkeypatch: Patch) -> None:
+    """A liar that joins an accusation would bring it down."""
+    monkeypatch.setattr(panels, "_get_claimants", lambda accusation: {accusation.accusers[-1]})
+    assert " S10: " in (_seek("verification", 300) or "missed")
+
+
+def test_dismissing_before_anybody_is_unmasked_is_found_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(panels, "_get_claimants", lambda accusation: set())
+    assert "dismissed" in (_seek("verification", 60) or "missed")
 
 
 def test_a_reveal_that_nobody_checks_is_found_out(monkeypatch: Patch) -> None:

@@ -49,17 +49,18 @@ def describe_answers(
     submission: dict[str, Any], duties: list[dict[str, Any]], names: Mapping[str, str]
 ) -> str:
     """`✓ birch  ✗ elm (3.1e-01) ...` for the duties of one interval."""
-    refuted = {
-        (accusation["interval"], accuser)
+    outcomes = {
+        (accusation["interval"], accuser): accusation["outcome"]
         for accusation in submission["accusations"]
-        if accusation["outcome"] == "refuted"
+        if accusation["outcome"] in ("refuted", "dismissed")
         for accuser in accusation["accusers"]
     }
     parts = []
     for duty in duties:
         text = f"{ANSWERS[duty['answer']]} {names.get(duty['verifier'], duty['verifier'][:8])}"
-        if (duty["interval"], duty["verifier"]) in refuted:
-            text += " (refuted)"
+        outcome = outcomes.get((duty["interval"], duty["verifier"]))
+        if outcome is not None:
+            text += f" ({outcome})"
         elif duty["answer"] == "differs" and duty["distance_ppm"]:
             text += f" ({format_distance(duty['distance_ppm'])})"
         parts.append(text)
@@ -100,6 +101,7 @@ def print_accusations(submission: dict[str, Any], names: Mapping[str, str]) -> N
             "upheld": "upheld, the step does not follow",
             "refuted": "refuted, the step is as recorded",
             "unsettled": "unsettled",
+            "dismissed": "dismissed, a panel had proved everybody wrong who says so",
             "": "open",
         }[accusation["outcome"]]
         output.say(
