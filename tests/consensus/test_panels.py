@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from milepost_consensus.answers import apply_witness
+from milepost_consensus.draft import get_terms
 from milepost_consensus.errors import InvalidTransaction
 from milepost_consensus.panels import (
     dismiss_accusations,
@@ -183,6 +185,22 @@ def test_another_proven_liar_opens_nothing_for_longer_than_its_block() -> None:
     assert accuse(ledger, witness, first).outcome == "dismissed"
     again = accuse(ledger, witness, second)
     assert (again.outcome, again.accusers) == ("dismissed", (first, second))
+
+
+def test_a_settled_step_takes_no_more_votes_when_a_witness_joins() -> None:
+    ledger, record, submission = start()
+    liar, late, *_ = ledger.verifiers
+    refuted = make_witness(record, submission, FALSE)
+    accuse(ledger, refuted, liar)
+    vote(ledger, refuted, refuted.leaf, *ledger.verifiers[2:])
+    joined = apply_witness(
+        ledger.get(submission),
+        refuted,
+        get_terms(ledger.state),
+        sender=late,
+        height=ledger.state.height + 1,
+    )
+    assert [(a.outcome, a.accusers) for a in joined.accusations] == [("refuted", (liar, late))]
 
 
 @pytest.mark.parametrize("profile", ["rounded", "class"])
