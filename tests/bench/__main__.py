@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable
 
+from tests.bench.analysis import bench_analysis
 from tests.bench.arithmetic import bench_arithmetic
 from tests.bench.catchup import bench_catchup
 from tests.bench.commits import bench_commits
@@ -19,6 +20,7 @@ from tests.bench.stalls import bench_stalls
 from tests.bench.throughput import bench_throughput
 
 BENCHES: dict[str, Callable[[], None]] = {
+    "analysis": bench_analysis,
     "arithmetic": bench_arithmetic,
     "initial": bench_initial,
     "recorder": bench_recorder,
