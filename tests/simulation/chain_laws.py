@@ -182,7 +182,7 @@ class ChainLaws:
         election = elect(
             seed=submission.seed,
             submit=submission.submit,
-            eligible=terms.get_eligible(submission.sender),
+            eligible=terms.get_eligible(submission.sender, submission.submit),
             flagged=submission.flagged,
             params=terms.params,
         )

@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus import journal, machine, rules, verification
-from milepost_consensus.duties import Terms
 from milepost_consensus.events import Broadcast, TimerKind
 from milepost_consensus.inbox import Inbox
 from milepost_consensus.machine import Machine, Step
@@ -154,7 +153,7 @@ def test_a_reveal_that_nobody_checks_is_found_out(monkeypatch: Patch) -> None:
 
 
 def test_a_panel_of_one_is_found_out(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Terms, "panel_majority", property(lambda terms: 1))
+    monkeypatch.setattr(Submission, "panel_majority", property(lambda submission: 1))
     assert " S9: " in (_seek("verification", 30) or "missed")
 
 
