@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -196,19 +196,19 @@ def test_missed_duties_do_not_pass_to_who_withdrew_in_the_middle() -> None:
 # The panel ---------------------------------------------------------------------------------------
 
 
-def accuse(ledger: Ledger, record: Record, able: Iterable[bytes]) -> tuple[bytes, bytes]:
-    """An accusation by the first of those who serve; returns submission and accuser."""
+def accuse(ledger: Ledger, record: Record, able: Sequence[bytes]) -> bytes:
+    """A submission that the first of those who serve accuses."""
     ledger.serve(TEST, only=able)
     submission = ledger.start(record)
-    accuser = next(iter(able))
-    ledger.apply([ledger.sign(record.make_witness(submission, 5, recomputed=TRUTH), accuser)])
-    return submission, accuser
+    witness = record.make_witness(submission, 5, recomputed=TRUTH)
+    ledger.apply([ledger.sign(witness, able[0])])
+    return submission
 
 
 def test_who_does_not_serve_the_class_neither_accuses_nor_votes() -> None:
     ledger, record = start(), make_class_record()
     able, others = ledger.verifiers[:3], ledger.verifiers[3:]
-    submission, _ = accuse(ledger, record, able)
+    submission = accuse(ledger, record, able)
     witness = record.make_witness(submission, 1, recomputed=TRUTH)
     vote = PanelVote(submission, 1, 5, TRUTH)
     for other in others:
@@ -223,7 +223,7 @@ def test_half_of_those_who_serve_the_class_is_a_majority_of_nobody_else() -> Non
     """Two of three settle it, where four of seven would be needed of all."""
     ledger, record = start(), make_class_record()
     able = ledger.verifiers[:3]
-    submission, _ = accuse(ledger, record, able)
+    submission = accuse(ledger, record, able)
     assert [a.outcome for a in ledger.get(submission).accusations] == [""]
     ledger.apply([ledger.sign(PanelVote(submission, 1, 5, TRUTH), able[1])])
     assert [a.outcome for a in ledger.get(submission).accusations] == ["upheld"]
@@ -234,7 +234,7 @@ def test_half_of_those_who_serve_the_class_is_a_majority_of_nobody_else() -> Non
 def test_a_panel_of_which_all_have_answered_differently_is_unsettled() -> None:
     ledger, record = start(), make_class_record()
     able = ledger.verifiers[:3]
-    submission, _ = accuse(ledger, record, able)
+    submission = accuse(ledger, record, able)
     votes = [PanelVote(submission, 1, 5, make_hash(v)) for v in able[1:]]
     ledger.apply([ledger.sign(v, sender) for v, sender in zip(votes, able[1:], strict=True)])
     assert [a.outcome for a in ledger.get(submission).accusations] == ["unsettled"]
@@ -247,7 +247,7 @@ def test_the_panel_is_fixed_by_the_election() -> None:
     """Who states a class later does not get on it, and who withdraws does not make it smaller."""
     ledger, record = start(), make_class_record()
     able, others = ledger.verifiers[:3], ledger.verifiers[3:]
-    submission, accuser = accuse(ledger, record, able)
+    submission = accuse(ledger, record, able)
     ledger.serve(TEST, only=others)
     ledger.serve(only=able[1:])
     ledger.run(1)

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus import journal, machine, rules, verification
+from milepost_consensus.duties import Terms
 from milepost_consensus.events import Broadcast, TimerKind
 from milepost_consensus.inbox import Inbox
 from milepost_consensus.machine import Machine, Step
