@@ -276,6 +276,16 @@ PROBLEMS: dict[str, Problem] = {
         "Make it yours alone with chmod 600. If somebody may have read it, have the network"
         " replace the key.",
     ),
+    "known-answer-failed": Problem(
+        "This machine computes otherwise than it vouched for",
+        "Before it retrains, a node computes a short training of which the result is known. It got"
+        " another one: PyTorch was replaced, a setting or a thread count changed, the machine moved"
+        " to another processor, or memory is failing. The node refuses such tasks and withdraws the"
+        " device class on chain, because its answers would be wrong and be struck.",
+        "Look at what changed on the machine: packages, environment variables such as"
+        " ATEN_CPU_CAPABILITY, the processor. Undo it, or test the memory, and start the node again;"
+        " it then states anew what it repeats.",
+    ),
     "mempool-full": Problem(
         "Too many transactions wait",
         "A node keeps a limited number of waiting transactions, and of each sender. Blocks make"
