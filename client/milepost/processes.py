@@ -158,9 +158,9 @@ def _keep_tail(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
 
 
 def _can_retrain(http: httpx.Client, url: str) -> bool:
-    """Whether the node has found out which device classes it repeats; until then it is idle."""
+    """Whether the node has stated on chain what it repeats; until then it is not elected for it."""
     try:
-        return bool(http.get(f"{url}/v1/status").json().get("device_classes"))
+        return bool(http.get(f"{url}/v1/status").json().get("serves"))
     except (httpx.HTTPError, ValueError):
         return False
 

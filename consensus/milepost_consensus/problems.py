@@ -229,6 +229,15 @@ PROBLEMS: dict[str, Problem] = {
         " further ahead than the nodes remember.",
         "Sign and send it again; the command does that by itself.",
     ),
+    "few-verifiers": Problem(
+        "Few can retrain this device class",
+        "A run is retraced by verifiers that stated on chain that they serve its device class."
+        " Fewer of them than a sub-quorum has are of another operator than the submitter's. The"
+        " network would take the run, and the verdict would say of how many verifiers its quorum"
+        " was elected: the fewer, the easier they collude.",
+        "Record with profile `exact` or `rounded`, which every machine repeats; `milepost status`"
+        " lists who serves what. To submit nevertheless, add `--few-verifiers`.",
+    ),
     "folder-in-use": Problem(
         "Folder holds something else",
         "The command writes a folder of its own and never deletes what it did not write. A"
@@ -283,8 +292,8 @@ PROBLEMS: dict[str, Problem] = {
         " to another processor, or memory is failing. The node refuses such tasks and withdraws the"
         " device class on chain, because its answers would be wrong and be struck.",
         "Look at what changed on the machine: packages, environment variables such as"
-        " ATEN_CPU_CAPABILITY, the processor. Undo it, or test the memory, and start the node again;"
-        " it then states anew what it repeats.",
+        " ATEN_CPU_CAPABILITY, the processor. Undo it, or test the memory, and start the node"
+        " again; it then states anew what it repeats.",
     ),
     "mempool-full": Problem(
         "Too many transactions wait",
