@@ -93,7 +93,7 @@ class LocalNetwork:
         seconds: float = READY_SECONDS,
         on_ready: Callable[[NodeHome], None] = lambda home: None,
     ) -> None:
-        """Return once every node is ready and has stated what it retrains; `on_ready` hears of each.
+        """Return once every node is ready and stated what it retrains; `on_ready` hears of each.
 
         Raises MachineCannot (slug node-died) if one ends first, Unreachable if one takes too long.
         """
