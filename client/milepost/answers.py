@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from milepost import bundle, lineage
-from milepost.coverage import Coverage, describe_assurance, describe_gaps, get_coverage
+from milepost.coverage import (
+    Coverage,
+    describe_assurance,
+    describe_election,
+    describe_gaps,
+    get_coverage,
+)
 from milepost.errors import CannotTell, WrongUsage
 from milepost.network import find_profile
 from milepost_consensus.errors import InvalidInput
@@ -333,6 +339,7 @@ class _Examination:
             detail += f" (agreed-differed: {scores})"
         meaning = PROFILE_MEANINGS.get(verdict.profile)
         detail += f"\nprofile {verdict.profile}" + (f": {meaning}" if meaning else "")
+        detail += f"\n{describe_election(verdict)}"
         if verdict.refuted:
             listed = ", ".join(str(refuted.interval) for refuted in verdict.refuted)
             return Check("retraced", FAIL, f"{detail}\ndo not retrace: {listed}")

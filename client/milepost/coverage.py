@@ -78,6 +78,13 @@ def describe_assurance(verdict: Verdict) -> str:
     )
 
 
+def describe_election(verdict: Verdict) -> str:
+    """Among how many the quorum was drawn: few who serve a device class collude more easily."""
+    if not verdict.verifiers:
+        return "no election"
+    return f"elected from {verdict.eligible} of {verdict.verifiers} verifiers"
+
+
 def percent(ppm: int, *, up: bool = False) -> str:
     """Parts per million as a percentage that is never 0 or 100 unless exactly.
 

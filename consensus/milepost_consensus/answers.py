@@ -117,7 +117,7 @@ def apply_attest(
 def apply_witness(
     submission: Submission, witness: Witness, terms: Terms, *, sender: bytes, height: int
 ) -> Submission:
-    """R11: any verifier but the submitter accuses one step of an interval, once per interval."""
+    """R11: one of the panel, but not the submitter, accuses a step, once per interval."""
     _validate_accuser(submission, witness, terms, sender=sender)
     validate_witness(witness)
     validate_uint("distance_ppm", witness.distance_ppm, high=MAX_DISTANCE_PPM)
@@ -146,7 +146,7 @@ def apply_witness(
         else duty
         for duty in submission.duties
     )
-    accusations = _add_accuser(submission, witness, terms, sender)
+    accusations = _add_accuser(submission, witness, sender)
     return replace(submission, duties=duties, accusations=accusations)
 
 
@@ -173,11 +173,20 @@ def _validate_accuser(
             f"witnesses are heard while retracing, the submission is {submission.phase}",
             slug="closed",
         )
+    _validate_panelist(submission, sender)
 
 
-def _add_accuser(
-    submission: Submission, witness: Witness, terms: Terms, sender: bytes
-) -> tuple[Accusation, ...]:
+def _validate_panelist(submission: Submission, sender: bytes) -> None:
+    """R11, R12: who could not repeat the arithmetic at the election decides nothing about it."""
+    if sender not in submission.panel:
+        raise InvalidTransaction(
+            f"{sender.hex()[:8]} did not serve {submission.submit.device_class} when the verifiers"
+            " of this submission were elected",
+            slug="not-on-panel",
+        )
+
+
+def _add_accuser(submission: Submission, witness: Witness, sender: bytes) -> tuple[Accusation, ...]:
     """The accusations with the witness in them; everybody has one answer about a step."""
     found = find_accusation(submission, interval=witness.interval, step=witness.step)
     answer = PanelAnswer(sender, witness.recomputed)
@@ -190,7 +199,7 @@ def _add_accuser(
             leaf=witness.leaf,
             pre_state=witness.pre_state,
             accusers=(sender,),
-            answers=(own, answer) if terms.is_verifier(submission.sender) else (answer,),
+            answers=(own, answer) if submission.sender in submission.panel else (answer,),
         )
         return (*submission.accusations, first)
     known = any(a.verifier == sender for a in found.answers)
@@ -273,7 +282,7 @@ def _verify_committed(submission: Submission, refutation: WorkRefutation, step: 
 
 
 def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) -> Submission:
-    """R12: any verifier says once what it got for an accused step, as long as that is open."""
+    """R12: one of the panel says once what it got for an accused step, as long as that is open."""
     validate_digest("recomputed", vote.recomputed)
     found = find_accusation(submission, interval=vote.interval, step=vote.step)
     if found is None:
@@ -287,6 +296,7 @@ def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) 
         )
     if submission.phase == DECIDED or found.outcome != OPEN:
         raise InvalidTransaction(f"the panel on step {vote.step} is closed", slug="closed")
+    _validate_panelist(submission, sender)
     joined = replace(found, answers=(*found.answers, PanelAnswer(sender, vote.recomputed)))
     return replace(
         submission,

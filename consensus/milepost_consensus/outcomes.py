@@ -34,10 +34,10 @@ from milepost_consensus.verdicts import (
 )
 
 
-def get_truth(accusation: Accusation, terms: Terms) -> bytes | None:
-    """The digest that more than half of all verifiers got for the accused step (R17)."""
+def get_truth(accusation: Accusation, submission: Submission) -> bytes | None:
+    """The digest that more than half of the panel got for the accused step (R17)."""
     counts = Counter(answer.recomputed for answer in accusation.answers)
-    return next((d for d, n in counts.items() if n >= terms.panel_majority), None)
+    return next((d for d, n in counts.items() if n >= submission.panel_majority), None)
 
 
 def decide_valid(submission: Submission, terms: Terms, *, height: int) -> Verdict:
@@ -104,8 +104,11 @@ def decide_unseeded(submission: Submission, terms: Terms, *, height: int) -> Ver
 
 
 def decide_no_verifier(submission: Submission, terms: Terms, *, height: int) -> Verdict:
-    """UNDECIDED: every verifier is the submitter or of its operator, or in jail (R14)."""
-    reason = "no verifier can be elected: all are of the submitter's operator or in jail"
+    """UNDECIDED: nobody serves the run but the submitter's operator and who is in jail (R14)."""
+    reason = (
+        "no verifier can be elected: all who retrain this device class are of the submitter's"
+        " operator or in jail"
+    )
     return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
 
 
@@ -116,7 +119,7 @@ def decide_unsettled(submission: Submission, terms: Terms, *, height: int) -> Ve
     )
     reason = (
         f"the verifiers could not settle whether step {step} of interval {interval} follows:"
-        f" no result reached {terms.panel_majority} of {len(terms.verifiers)}"
+        f" no result reached {submission.panel_majority} of {len(submission.panel)}"
     )
     return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
 
@@ -207,5 +210,7 @@ def _make_verdict(
         registration=submit.registration,
         parent=submit.parent,
         registrations=submission.registrations,
+        eligible=len(submission.quorum) + len(submission.standbys),
+        verifiers=submission.verifiers,
         coverage=compute_coverage(results, intervals=intervals, rule=terms.params.rule),
     )

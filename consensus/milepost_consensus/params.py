@@ -18,6 +18,8 @@ MAX_LINKS = 2**32
 """Reveals that an onion may promise."""
 MAX_AUDITORS = 16
 """Beyond that a larger sub-quorum for every interval is what is meant."""
+MAX_DEVICE_CLASSES = 16
+"""That one verifier serves: a few profiles and every build and device it can retrain with."""
 MAX_BLOCK_TRANSACTIONS = 1_000
 MAX_BLOCK_BYTES = 8 * 1024 * 1024
 MAX_PATH = 64

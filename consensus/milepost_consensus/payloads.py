@@ -192,6 +192,17 @@ class MemberUpdate(Wire, frozen=True):
     approvals: tuple[Approval, ...] = ()
 
 
+class Serve(Wire, frozen=True):
+    """The device classes whose arithmetic the sender repeats, and no others from now on.
+
+    In ascending order, each once.  `statement` counts the sender's statements, so that an old one
+    cannot be said again.
+    """
+
+    statement: Uint
+    device_classes: tuple[str, ...]
+
+
 class OnionRefresh(Wire, frozen=True):
     """A new onion in the place of the sender's used one.
 

@@ -229,6 +229,15 @@ PROBLEMS: dict[str, Problem] = {
         " further ahead than the nodes remember.",
         "Sign and send it again; the command does that by itself.",
     ),
+    "few-verifiers": Problem(
+        "Few can retrain this device class",
+        "A run is retraced by verifiers that stated on chain that they serve its device class."
+        " Fewer of them than a sub-quorum has are of another operator than the submitter's. The"
+        " network would take the run, and the verdict would say of how many verifiers its quorum"
+        " was elected: the fewer, the easier they collude.",
+        "Record with profile `exact` or `rounded`, which every machine repeats; `milepost status`"
+        " lists who serves what. To submit nevertheless, add `--few-verifiers`.",
+    ),
     "folder-in-use": Problem(
         "Folder holds something else",
         "The command writes a folder of its own and never deletes what it did not write. A"
@@ -275,6 +284,16 @@ PROBLEMS: dict[str, Problem] = {
         "Others on this machine can read the key file and could sign in its name.",
         "Make it yours alone with chmod 600. If somebody may have read it, have the network"
         " replace the key.",
+    ),
+    "known-answer-failed": Problem(
+        "This machine computes otherwise than it vouched for",
+        "Before it retrains, a node computes a short training of which the result is known. It got"
+        " another one: PyTorch was replaced, a setting or a thread count changed, the machine moved"
+        " to another processor, or memory is failing. The node refuses such tasks and withdraws the"
+        " device class on chain, because its answers would be wrong and be struck.",
+        "Look at what changed on the machine: packages, environment variables such as"
+        " ATEN_CPU_CAPABILITY, the processor. Undo it, or test the memory, and start the node"
+        " again; it then states anew what it repeats.",
     ),
     "mempool-full": Problem(
         "Too many transactions wait",
@@ -424,6 +443,14 @@ PROBLEMS: dict[str, Problem] = {
         "This node has nothing under that name.",
         "Check the name; a node that is still catching up may have it later.",
     ),
+    "not-on-panel": Problem(
+        "Not on the panel",
+        "An accused step is settled by the verifiers that served the run's device class when its"
+        " verifiers were elected. Who joined or stated the class later, or could not repeat the"
+        " arithmetic then, decides nothing about it.",
+        "Nothing to do for this submission. A node states what it serves by itself; compare"
+        " `milepost status`.",
+    ),
     "not-recordable": Problem(
         "Run cannot be recorded",
         "The training script does something that a record cannot hold.",
@@ -452,6 +479,14 @@ PROBLEMS: dict[str, Problem] = {
         " own state, recipe and data. The verdict is INVALID.",
         "Do not use the model as what it is said to be. The submitter may find the cause by"
         " recording the run again and comparing the interval named.",
+    ),
+    "not-served": Problem(
+        "Nobody retrains this device class",
+        "A run is retraced by verifiers that stated on chain that they serve its device class and"
+        " that another operator than the submitter's runs. There is none, so the submission would"
+        " only end undecided.",
+        "Record with profile `exact` or `rounded`, which every machine repeats, or with what"
+        " `milepost status` lists; or ask the network's operators to run a machine of this class.",
     ),
     "not-your-duty": Problem(
         "Interval dealt to others",
@@ -658,11 +693,12 @@ PROBLEMS: dict[str, Problem] = {
         "Submit the model as it was trained: put back the file that the recorder wrote.",
     ),
     "wrong-attempt": Problem(
-        "Registrations counted wrong",
+        "Counted wrong",
         "A registration says how many its sender made before, so that asking again for a seed"
-        " shows. The chain counts another number.",
-        "Register again; the client asks the chain for the number. If you see it often, somebody"
-        " else may use the key.",
+        " shows; so does a verifier's statement of what it serves, so that an old one cannot be"
+        " said again. The chain counts another number.",
+        "Register again; the client asks the chain for the number, as a node does for its"
+        " statements. If you see it often, somebody else may use the key.",
     ),
     "wrong-initial-weights": Problem(
         "Other initial weights than declared",

@@ -85,6 +85,11 @@ class Verdict(Wire, frozen=True):
     registrations: Uint
     """How many registrations the submitter had made when it submitted; 0 without one.  Who asks
     for a hundred seeds can keep the run that suits."""
+    eligible: Uint
+    """Verifiers that could be elected: they served the run's device class and were not of its
+    submitter's operator or in jail.  The fewer, the easier they collude."""
+    verifiers: Uint
+    """How many verifiers the network had at the election; 0 where there was none."""
     coverage: tuple[Miss, ...]
     """What altered intervals could have hoped for."""
 

@@ -45,12 +45,14 @@ def get_duties(state: LedgerState, verifier: bytes) -> tuple[OpenDuty, ...]:
 
 
 def get_accusations(state: LedgerState, verifier: bytes) -> tuple[OpenAccusation, ...]:
-    """Due accusations that a verifier has not answered; a submitter answers none of its own."""
+    """Due accusations that one of the panel has not answered; a submitter answers none of its
+    own."""
     if all(member.id != verifier for member in state.verifiers):
         return ()
     return tuple(
         OpenAccusation(submission, accusation)
         for submission in state.open_submissions
+        if verifier in submission.panel
         for accusation in get_due_accusations(submission)
         if all(answer.verifier != verifier for answer in accusation.answers)
     )

@@ -83,7 +83,12 @@ def compute_known_answer() -> bytes:
 
 @functools.cache
 def compute_device_class() -> str:
-    """For example "torch-2.13.0/x86_64/avx512/threads-1/kat-<16 hex>"; computed once a process.
+    """For example "torch-2.13.0/x86_64/avx512/threads-1/kat-<16 hex>"; computed once a process."""
+    return find_device_class()
+
+
+def find_device_class() -> str:
+    """The same, found anew: settings and surroundings of a process change.
 
     Calls `configure_torch` first, because the answer depends on it.
     """

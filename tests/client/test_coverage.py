@@ -130,6 +130,8 @@ def make_verdict(**changes: object) -> Verdict:
         registration=b"",
         parent=b"",
         registrations=0,
+        eligible=7,
+        verifiers=7,
         coverage=(Miss(1, 1_000_000), Miss(2, 1_000_000)),
     )
     return replace(verdict, **changes)

@@ -268,7 +268,10 @@ def accuse_falsely(ledger: Ledger, record: Record, submission: bytes, liar: byte
 def test_the_overruled_are_struck_once_where_arithmetic_is_exact(
     profile: str, strikes: int
 ) -> None:
-    ledger, record, submission = start(record=make_spiky(profile=profile))
+    record = make_spiky(profile=profile)
+    ledger = Ledger(make_genesis(9, params=SHORT))
+    ledger.serve(record.submit.device_class)
+    submission = ledger.start(record)
     liar = get_duty(ledger, submission, SPIKE).verifier
     verdict = accuse_falsely(ledger, record, submission, liar)
     assert (verdict.outcome, verdict.overruled) == ("VALID", (liar,))
@@ -358,6 +361,7 @@ def test_an_answer_ends_the_row() -> None:
 
 def test_silence_about_a_device_class_is_no_fault() -> None:
     ledger = Ledger(make_genesis(9, params=SHORT))
+    ledger.serve("test")
     silent = ledger.verifiers[3]
     for name in "abc":
         run_silently(ledger, make_spiky(name, profile="class"), silent)

@@ -15,6 +15,7 @@ S10  what an honest witness has accused is never VALID, nor is it ever dismissed
 S11  no submission is lost: it stays on the chain and reaches a verdict, and with more than f
      honest holders its record is not lost either
 S12  the offline check refuses headers that are not the chain's
+S14  elected are those who stated the run's device class, or nothing, and nobody else has a say
 L5   a verdict takes a bounded number of heights, whatever anybody does
 """
 
@@ -33,6 +34,7 @@ from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import PersistDecision
 from milepost_consensus.light import make_bundle, make_trust, verify_bundle
 from milepost_consensus.members import compute_fault_limit, compute_quorum
+from milepost_consensus.payloads import Serve
 from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
@@ -46,7 +48,7 @@ from milepost_consensus.submissions import (
     Accusation,
     Submission,
 )
-from milepost_consensus.transactions import verify_tx
+from milepost_consensus.transactions import SERVE, verify_tx
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
 from milepost_consensus.votes import PRECOMMIT, Vote, verify_vote
 from tests.simulation.beacon_laws import BeaconLaws
@@ -80,10 +82,14 @@ class ChainLaws:
             validators.signers[i].public for i in everybody if i not in liars
         )
         leavers = {change.node for change in options.changes if change.kind == "leave"}
+        leavers |= {withdrawal.node for withdrawal in options.withdrawals}
         self._staying = frozenset(
             validators.signers[i].public for i in everybody if i not in leavers
         )
+        """Those who can answer all the time."""
         self._few_liars = 2 * len(liars) < options.count - len(leavers)
+        self._stated: dict[bytes, Serve] = {}
+        """The last statement of every verifier that made one."""
 
     def on_decision(self, before: LedgerState, decision: PersistDecision) -> None:
         """A block is final at some honest node."""
@@ -142,6 +148,9 @@ class ChainLaws:
             if submission is not previous:
                 self._check_submission(previous, submission)
             self._check_deadline(submission)
+        for tx in block.txs:
+            if tx.kind == SERVE:
+                self._stated[tx.sender] = decode(Serve, tx.payload)
 
     def _check_standings(self, state: LedgerState) -> None:
         standings = (state.standings.get(member) for member in self._honest)
@@ -194,12 +203,30 @@ class ChainLaws:
         if submission.phase != DECIDED and age > VERDICT_HEIGHTS:
             raise Violation(f"L5: a submission is {submission.phase} after {age} heights")
 
+    def _check_panel(self, submission: Submission) -> None:
+        """By the statements in the blocks, counted without the ledger's own functions."""
+        silent = Serve(0, ("exact/1",))  # what it serves who stated nothing
+        wanted = submission.submit.device_class
+        serving = [
+            member.id
+            for member in self._before.verifiers
+            if wanted in self._stated.get(member.id, silent).device_classes
+        ]
+        if list(submission.panel) != serving:
+            raise Violation("S14: the panel is not all who serve the run's device class")
+        if not {*submission.quorum, *submission.standbys} <= set(serving):
+            raise Violation("S14: somebody is elected that does not serve the run's device class")
+        answers = {a.verifier for each in submission.accusations for a in each.answers}
+        if not answers <= set(serving):
+            raise Violation("S14: somebody who is not on the panel has a say")
+
     def _check_election(self, submission: Submission) -> None:
+        self._check_panel(submission)
         terms = get_terms(self._before)
         election = elect(
             seed=submission.seed,
             submit=submission.submit,
-            eligible=terms.get_eligible(submission.sender),
+            eligible=terms.get_eligible(submission.sender, submission.submit),
             flagged=submission.flagged,
             params=terms.params,
         )

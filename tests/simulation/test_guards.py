@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from milepost_consensus import journal, machine, panels, rules, verification
+from milepost_consensus import duties, journal, machine, panels, rules, verification
 from milepost_consensus.duties import Terms
 from milepost_consensus.events import Broadcast, TimerKind
 from milepost_consensus.inbox import Inbox
@@ -165,8 +165,13 @@ def test_a_reveal_that_nobody_checks_is_found_out(monkeypatch: Patch) -> None:
 
 
 def test_a_panel_of_one_is_found_out(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Terms, "panel_majority", property(lambda terms: 1))
+    monkeypatch.setattr(Submission, "panel_majority", property(lambda submission: 1))
     assert " S9: " in (_seek("verification", 30) or "missed")
+
+
+def test_electing_who_withdrew_is_found_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(duties, "is_served", lambda served, verifier, submit: True)
+    assert " S14: " in (_seek("verification", 60) or "missed")
 
 
 @pytest.mark.slow

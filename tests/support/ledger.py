@@ -24,6 +24,7 @@ from milepost_consensus.payloads import (
     Attest,
     Hold,
     PanelVote,
+    Serve,
     Submit,
     Witness,
     WorkRefutation,
@@ -149,7 +150,7 @@ def make_record(
     change_scores: Sequence[int] | None = None,
     model: str | None = None,
     initial: str | None = None,
-    profile: str = "class",
+    profile: str = "rounded",
     step_us: int = 0,
     registration: bytes = b"",
     parent: bytes = b"",
@@ -332,6 +333,13 @@ class Ledger:
     def get_verdict(self, submission: bytes) -> Verdict:
         """The submission's verdict."""
         return self.state.verdicts[submission]
+
+    def serve(self, *device_classes: str, only: Iterable[bytes] = ()) -> None:
+        """Let verifiers, all by default, state what they serve; one block."""
+        self.apply(
+            self.sign(Serve(self.state.standings[verifier].statements, device_classes), verifier)
+            for verifier in (only or self.verifiers)
+        )
 
     def submit(self, record: Record, sender: str = "submitter") -> bytes:
         """Anchor a record; returns the submission's id."""

@@ -33,7 +33,7 @@ from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from milepost_ml.files import Manifest, ManifestFile, compute_file_names, encode_manifest
 from milepost_node.app import make_app
-from milepost_node.errors import InvalidRequest, PeerError
+from milepost_node.errors import InvalidRequest, KnownAnswerFailed, PeerError
 from milepost_node.jobs import DeviceClasses, Retrace, StepCommitment
 from milepost_node.node import Node
 from milepost_node.settings import Limits, Settings, read_settings
@@ -49,8 +49,9 @@ FAST = Params(
     panel_window=2_000,
 )
 """Blocks as fast as they come; windows long enough for a slow machine."""
-DEVICE = "test"
-OTHER_DEVICE = "another"
+DEVICE = "rounded/1"
+"""Of the records: every machine can compute it."""
+OTHER_DEVICE = "exact/1"
 WAIT_SECONDS = 60.0
 
 
@@ -98,8 +99,11 @@ class ScriptedRetracer:
     gate: asyncio.Event | None = None
     """If set, validation waits for it."""
     asked: list[tuple[str, int]] = field(default_factory=list)
+    device_classes: tuple[str, ...] = (OTHER_DEVICE, DEVICE)
     fault: str = ""
     """Why exact arithmetic is not among its device classes."""
+    failing: frozenset[str] = frozenset()
+    """Device classes whose known-answer test fails before a task."""
     stall: bool = False
     """Whether retracing never comes to an end."""
     stopped: bool = False
@@ -108,7 +112,7 @@ class ScriptedRetracer:
         self.asked.append(("start", 0))
 
     async def get_device_classes(self) -> DeviceClasses:
-        return DeviceClasses((OTHER_DEVICE, DEVICE), self.fault)
+        return DeviceClasses(self.device_classes, self.fault)
 
     async def validate_record(self, submit: Submit, registration: Registration | None) -> None:
         self.asked.append(("validate", 0))
@@ -129,10 +133,15 @@ class ScriptedRetracer:
         first = self.faults.get(interval, submit.steps)
         return leaf if step < first else hashlib.sha256(b"retraced" + leaf).digest()
 
+    def _test(self, submit: Submit) -> None:
+        if submit.device_class in self.failing:
+            raise KnownAnswerFailed("it is 1, here 2", device_class=submit.device_class)
+
     async def retrace_interval(
         self, submit: Submit, interval: int, *, verifier: bytes, work_step: int
     ) -> Retrace:
         self.asked.append(("retrace", interval))
+        self._test(submit)
         if self.stall:
             await asyncio.Event().wait()
         step = self.faults.get(interval)
@@ -157,6 +166,7 @@ class ScriptedRetracer:
         self, submit: Submit, interval: int, step: int, *, pre_state: bytes
     ) -> bytes:
         self.asked.append(("recompute", interval))
+        self._test(submit)
         return self.compute_truth(submit, interval, step)
 
     async def get_step_commitment(self, submit: Submit, interval: int, step: int) -> StepCommitment:

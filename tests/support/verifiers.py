@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.members import Genesis
+from milepost_consensus.payloads import Serve
 from milepost_consensus.state import LedgerState
 from milepost_consensus.transactions import Payload, Tx, decode_payload
 from milepost_node.answers import Answers
@@ -44,6 +45,8 @@ class Desk:
         self.others = self.ledger.verifiers[1:]
         self.retracer = ScriptedRetracer(uploads=[UPLOAD])
         self.said: list[Payload] = []
+        """But for what it serves."""
+        self.stated: list[Serve] = []
         network = self.ledger.state.network
         self.blobs = BlobStore(folder / "blobs", store_bytes=10**6)
         self.served: dict[str, bytes] = {}
@@ -79,7 +82,11 @@ class Desk:
 
     def send(self, tx: Tx) -> None:
         if self.mempool.add(self.ledger.state, tx):
-            self.said.append(decode_payload(tx))
+            payload = decode_payload(tx)
+            if isinstance(payload, Serve):
+                self.stated.append(payload)
+            else:
+                self.said.append(payload)
 
     def have_files(self, upload: Upload = UPLOAD) -> None:
         for data in upload.files.values():

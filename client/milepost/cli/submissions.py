@@ -7,7 +7,7 @@ from typing import Any
 
 from milepost import lineage
 from milepost.cli import output
-from milepost.coverage import describe_assurance
+from milepost.coverage import describe_assurance, describe_election
 from milepost_consensus.payloads import CLASS
 from milepost_consensus.verdicts import PROFILE_MEANINGS, Verdict
 from milepost_consensus.views import from_view
@@ -147,10 +147,10 @@ def describe_profile(submit: dict[str, Any]) -> str:
 
 def describe_verdict(verdict: dict[str, Any], names: Mapping[str, str]) -> str:
     """The verdict in a line or two."""
-    assurance = describe_assurance(from_view(Verdict, verdict))
+    judged = from_view(Verdict, verdict)
     text = (
-        f"{verdict['outcome']}  block {verdict['height']} · assurance {assurance} ·"
-        f" profile {verdict['profile']} · {verdict['reason']}"
+        f"{judged.outcome}  block {judged.height} · assurance {describe_assurance(judged)} ·"
+        f" profile {judged.profile} · {describe_election(judged)} · {judged.reason}"
     )
     if verdict["overruled"]:
         overruled = ", ".join(names.get(each, each[:8]) for each in verdict["overruled"])
