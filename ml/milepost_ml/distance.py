@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from milepost_consensus.distances import MAX_DISTANCE_PPB
 from milepost_ml.errors import InvalidRecord
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -36,9 +37,8 @@ _HALF: Final = 2**32
 _MAX_SQUARE: Final = 1e300
 """Sums of squares stay below this, so that nothing computed from them overflows."""
 
-PPM: Final = 1_000_000
-MAX_DISTANCE_PPM: Final = 10**12
-"""Reported for anything further, including a retrained state that is not finite."""
+PPM: Final = 10**6
+PPB: Final = 10**9
 
 
 class Distances(NamedTuple):
@@ -139,14 +139,14 @@ def _round_units(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def compute_distance_ppm(
+def compute_distance_ppb(
     retrained: Tensors, submitted_end: Tensors, submitted_start: Tensors
 ) -> int:
-    """How far a retrained interval ends from the submitted one, in 10^-6 of the movement.
+    """How far retrained tensors end from the submitted ones, in 10^-9 of the movement, rounded up.
 
-    round(10^6 * |retrained - end| / |end - start|) with Euclidean norms over parameters, at most
-    MAX_DISTANCE_PPM; 0 if both norms are 0.  A retrained state that is not finite, or any distance
-    from an interval that did not move, is MAX_DISTANCE_PPM.
+    10^9 * |retrained - end| / |end - start| with Euclidean norms over all tensors, at most
+    MAX_DISTANCE_PPB; 0 only if the values are equal.  Values that are not finite, or any distance
+    from tensors that did not move, are MAX_DISTANCE_PPB.
     """
     gap, moved = (
         _compute_norm(submitted_end, retrained),
@@ -155,8 +155,8 @@ def compute_distance_ppm(
     if gap == 0:
         return 0
     if not moved or not math.isfinite(gap) or not math.isfinite(moved):
-        return MAX_DISTANCE_PPM
-    return round(min(PPM * (gap / moved), float(MAX_DISTANCE_PPM)))
+        return MAX_DISTANCE_PPB
+    return math.ceil(min(PPB * (gap / moved), float(MAX_DISTANCE_PPB)))
 
 
 def _compute_norm(before: Tensors, after: Tensors) -> float:

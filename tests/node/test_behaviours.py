@@ -16,7 +16,7 @@ from milepost_consensus.transactions import Payload, decode_payload
 from milepost_node.__main__ import main
 from milepost_node.behaviours.builtin import BEHAVIOURS
 from milepost_node.behaviours.registry import HONEST, Behaviour, load_behaviours
-from milepost_node.questions import FALSE_DISTANCE_PPM, compute_false_digest
+from milepost_node.questions import compute_false_digest
 from tests.support.nodes import make_named_genesis, wait_until
 from tests.support.verifiers import PARAMS, UPLOAD, Desk, working
 
@@ -68,7 +68,7 @@ async def test_answers_to_duties(
     assert sum(kind == "retrace" for kind, _ in desk.retracer.asked) == retraced
     for said in desk.said:
         if isinstance(said, Witness) and said.interval != 2:
-            assert said.recomputed == compute_false_digest(said.leaf)
+            assert said.recomputed == compute_false_digest(UPLOAD.submit, said.leaf)
         if isinstance(said, Witness) and said.interval == 2:
             assert said.recomputed == desk.retracer.compute_truth(UPLOAD.submit, 2, 9)
 
@@ -147,7 +147,7 @@ async def test_answers_on_the_panel(
     stated = {
         "leaf": leaf,
         "truth": desk.retracer.compute_truth(UPLOAD.submit, 2, 9),
-        "lie": compute_false_digest(leaf),
+        "lie": compute_false_digest(UPLOAD.submit, leaf),
     }
     assert vote.recomputed == stated[str(expected)]
 
@@ -173,10 +173,11 @@ async def test_copycat_repeats_what_others_said_and_never_trains(tmp_path: Path)
         desk.ledger.apply([attest, desk.ledger.sign(witness, other)])
         await wait_until(lambda: len(desk.said) == 2)
     said = {each.interval: each for each in desk.said if isinstance(each, Attest | Witness)}
-    copied = decode_payload(attest)
+    copied, copy = decode_payload(attest), said[0]
     assert isinstance(copied, Attest)
-    assert said[0] == copied, "word by word, and so with a work digest keyed to the other"
-    assert said[2] == replace(witness, distance_ppm=FALSE_DISTANCE_PPM)
+    assert isinstance(copy, Attest)
+    assert copy.work_digest == copied.work_digest, "and so keyed to the other"
+    assert said[2] == witness
     desk.advance()
     assert not {"retrace", "recompute"} & {kind for kind, _ in desk.retracer.asked}
 
@@ -215,7 +216,8 @@ async def test_copycat_with_nobody_to_copy_makes_its_work_up(tmp_path: Path) -> 
 
 def test_liars_agree_with_each_other_and_with_nobody_else() -> None:
     leaf, other = b"\x01" * 32, b"\x02" * 32
-    assert compute_false_digest(leaf) not in (leaf, compute_false_digest(other))
+    lie = compute_false_digest(UPLOAD.submit, leaf)
+    assert lie not in (leaf, compute_false_digest(UPLOAD.submit, other))
 
 
 @pytest.mark.parametrize("name", ["", "lazy"])

@@ -178,7 +178,7 @@ def test_poisoned_record_is_well_formed_but_does_not_retrace(desk: Desk, tmp_pat
     found = desk.worker.perform(RetraceInterval(data, 2, ME, POISON))
     assert isinstance(found, Retrace)
     assert (found.agrees, found.step) == (False, POISON)
-    assert found.distance_ppm == 0, "it stopped at the step that differs"
+    assert found.distance_ppb == 0, "it stopped at the step that differs"
     steps = get_interval_steps(submit, 2)
     verify_path(
         submit.step_roots[2],

@@ -136,7 +136,7 @@ class Record:
             path=compute_path(leaves, index),
             pre_state=bytes(32),
             recomputed=recomputed,
-            distance_ppm=380_000,
+            distance_ppb=0,
         )
 
 
@@ -361,7 +361,7 @@ class Ledger:
             agrees=agrees,
             work_step=duty.work_step,
             work_digest=compute_work_digest(duty.verifier, bytes(32) if lazy else gradient),
-            distance_ppm=0,
+            distance_ppb=0,
         )
         return self.sign(payload, duty.verifier)
 

@@ -149,7 +149,7 @@ class ScriptedRetracer:
             pre_state=ZERO_DIGEST,
             part="gradient",
             work_digest=work,
-            distance_ppm=380_000,
+            distance_ppb=0,
             milliseconds=1,
         )
 

@@ -60,8 +60,8 @@ def describe_answers(
         text = f"{ANSWERS[duty['answer']]} {names.get(duty['verifier'], duty['verifier'][:8])}"
         if (duty["interval"], duty["verifier"]) in refuted:
             text += " (refuted)"
-        elif duty["answer"] == "differs" and duty["distance_ppm"]:
-            text += f" ({format_distance(duty['distance_ppm'])})"
+        elif duty["answer"] == "differs" and duty["distance_ppb"]:
+            text += f" ({format_distance(duty['distance_ppb'])})"
         parts.append(text)
     return "  ".join(parts)
 

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from milepost_ml.arithmetic.profiles import ExactProfile, RoundedProfile
-from milepost_ml.device import compute_device_class
+from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfile, ToleranceProfile
 from milepost_ml.digests import compute_content_digest
 
 KNOWN_ANSWER: Final = "ca428458ecc131c7b57751b9e03e9946695af3c1cc2d26e297c86161f11334af"
@@ -91,7 +90,8 @@ def get_device_classes() -> tuple[tuple[str, ...], str]:
     """
     fault = _find_fault()
     exact = () if fault else (ExactProfile().get_device_class(),)
-    return (*exact, RoundedProfile().get_device_class(), compute_device_class()), fault
+    others = (RoundedProfile(), Profile(), ToleranceProfile())
+    return (*exact, *(profile.get_device_class() for profile in others)), fault
 
 
 @contextmanager
