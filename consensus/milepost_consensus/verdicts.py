@@ -101,11 +101,6 @@ def qualify_assurance(assurance: str, tolerance_ppb: int) -> str:
     return f"{assurance} T({format_tolerance(tolerance_ppb)})"
 
 
-def compute_drift_ppb(verdict: Verdict) -> int:
-    """What all intervals together may have been moved unseen, in 10^-9 of one's movement."""
-    return verdict.intervals * verdict.tolerance_ppb
-
-
 COVERAGE_ALTERED: Final = (1, 2, 5)
 """Numbers of altered intervals for which coverage states the chance of having missed them."""
 

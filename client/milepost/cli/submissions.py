@@ -7,8 +7,9 @@ from typing import Any
 
 from milepost import lineage
 from milepost.cli import output
-from milepost.coverage import describe_assurance
+from milepost.coverage import describe_assurance, describe_drift, get_coverage
 from milepost_consensus.payloads import CLASS
+from milepost_consensus.tolerance import format_tolerance
 from milepost_consensus.verdicts import PROFILE_MEANINGS, Verdict
 from milepost_consensus.views import from_view
 
@@ -40,15 +41,16 @@ def get_step_range(submit: dict[str, Any], interval: int) -> str:
     return f"{first}-{last}"
 
 
-def format_distance(ppm: int) -> str:
-    """A distance in 10^-6 of the interval's movement."""
-    return "0" if ppm == 0 else f"{ppm / 1e6:.1e}"
+def format_distance(ppb: int) -> str:
+    """A distance in 10^-9 of the interval's movement."""
+    return "0" if ppb == 0 else f"{ppb / 1e9:.1e}"
 
 
 def describe_answers(
     submission: dict[str, Any], duties: list[dict[str, Any]], names: Mapping[str, str]
 ) -> str:
-    """`✓ birch  ✗ elm (3.1e-01) ...` for the duties of one interval."""
+    """`✓ birch  ✗ elm (refuted) ...` for the duties of one interval; with their distances, where
+    answers have any."""
     refuted = {
         (accusation["interval"], accuser)
         for accusation in submission["accusations"]
@@ -60,7 +62,7 @@ def describe_answers(
         text = f"{ANSWERS[duty['answer']]} {names.get(duty['verifier'], duty['verifier'][:8])}"
         if (duty["interval"], duty["verifier"]) in refuted:
             text += " (refuted)"
-        elif duty["answer"] == "differs" and duty["distance_ppb"]:
+        elif duty["distance_ppb"]:
             text += f" ({format_distance(duty['distance_ppb'])})"
         parts.append(text)
     return "  ".join(parts)
@@ -140,16 +142,21 @@ def describe_profile(submit: dict[str, Any]) -> str:
     """The arithmetic profile, with what it means or whose it is."""
     profile: str = submit["profile"]
     meaning = submit["device_class"] if profile == CLASS else PROFILE_MEANINGS.get(profile)
+    if submit["tolerance_ppb"]:
+        meaning = f"{meaning}; tolerance {format_tolerance(submit['tolerance_ppb'])}"
     return f"{profile} ({meaning})" if meaning else profile
 
 
 def describe_verdict(verdict: dict[str, Any], names: Mapping[str, str]) -> str:
     """The verdict in a line or two."""
-    assurance = describe_assurance(from_view(Verdict, verdict))
+    judged = from_view(Verdict, verdict)
+    assurance, drift = describe_assurance(judged), describe_drift(get_coverage(judged, quorum=0))
     text = (
         f"{verdict['outcome']}  block {verdict['height']} · assurance {assurance} ·"
         f" profile {verdict['profile']} · {verdict['reason']}"
     )
+    if drift:
+        text += f" · drift budget {drift}"
     if verdict["overruled"]:
         overruled = ", ".join(names.get(each, each[:8]) for each in verdict["overruled"])
         text += f" · overruled: {overruled}"
