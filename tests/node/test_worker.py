@@ -122,7 +122,7 @@ def test_what_was_retraced_tells_who_did_not(
     assert desk.ask(tiny_submit, replace(lazy, answer="differs")) is None
 
 
-@pytest.mark.parametrize("profile", ["exact", "rounded"])
+@pytest.mark.parametrize("profile", ["exact", "rounded", "tolerance"])
 def test_runs_of_every_machine_with_threads_of_this_ones(
     profile: str, tmp_path: Path, tiny_run: Path, tiny_submit: Submit
 ) -> None:
@@ -149,7 +149,9 @@ def test_runs_of_every_machine_with_threads_of_this_ones(
 
 def test_device_classes_are_those_that_records_are_made_on(desk: Desk, tiny_submit: Submit) -> None:
     answer = desk.worker.perform(GetDeviceClasses())
-    assert answer == DeviceClasses(("exact/1", "rounded/1", tiny_submit.device_class), "")
+    assert answer == DeviceClasses(
+        ("exact/1", "rounded/1", tiny_submit.device_class, "tolerance/1"), ""
+    )
 
 
 def test_a_registered_run_is_held_only_if_it_is_as_registered(
