@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from milepost_ml.record_files import StepCommitment
     from milepost_ml.stepper import Stepper
 
-DEFAULT_TOLERANCE: Final = 1e-4
+DEFAULT_TOLERANCE: Final = 1e-3
 """Of a run that names none: far above the noise of another machine, far below one forged example
 (docs/decisions/0010-tolerance.md has both, measured)."""
 

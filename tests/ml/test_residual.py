@@ -35,7 +35,7 @@ from tests.support.models import Task, make_task
 from tests.support.training import Loop, MakeOptimizer, make_sgd, record
 
 STEPS, EVERY, BATCH = 6, 3, 32
-BOUND_PPB = 100_000
+BOUND_PPB = 1_000_000
 VERIFIER = b"v" * 32
 
 
@@ -153,7 +153,7 @@ def test_one_poisoned_example_in_one_step_is_beyond(tmp_path: Path) -> None:
     folder = record_on_two(tmp_path, cheat=poison_one_example)
     assert retrace(folder, 0).agrees
     found = check_beyond(folder, 1, "momentum_buffer")
-    assert found.distance_ppb > 100 * BOUND_PPB
+    assert found.distance_ppb > 10 * BOUND_PPB
 
 
 Tamper = Callable[[dict[str, NDArray[Any]]], None]
@@ -207,7 +207,7 @@ def test_a_tampered_counter_is_beyond_by_whatever_it_differs(tmp_path: Path) -> 
 
 def test_a_tampered_running_mean_is_beyond(tmp_path: Path) -> None:
     folder = record_on_two(tmp_path, task="convnet")
-    forge_start(folder, 1, scale("running_mean", 1.001))
+    forge_start(folder, 1, scale("running_mean", 1.1))
     check_beyond(folder, 0, "buffers")
 
 
@@ -256,7 +256,7 @@ def test_a_step_that_cannot_be_computed_is_beyond(
 
 def test_an_attacker_within_the_bound_passes_and_the_page_says_so(tmp_path: Path) -> None:
     """The limit of the profile, kept honest: this forgery is accepted, and `verify` tells."""
-    bound = 1e-3
+    bound = 2e-3
     pushed: list[float] = []
 
     def make(model: nn.Module) -> torch.optim.Optimizer:
@@ -296,7 +296,7 @@ def test_an_attacker_within_the_bound_passes_and_the_page_says_so(tmp_path: Path
     )
     text = " ".join(describe_gaps(get_coverage(verdict, quorum=7)))
     assert "Forgeries within the tolerance cannot be excluded" in text
-    assert "2 x 1e-3 = 0.2 % of an interval's movement" in text
+    assert "2 x 2e-3 = 0.4 % of an interval's movement" in text
 
 
 # The measure -------------------------------------------------------------------------------------
@@ -360,8 +360,8 @@ def test_bounds_are_read(
 @pytest.mark.parametrize(
     ("tolerance", "every", "profile"),
     [
-        (1e-4, 5, "exact"),
-        (1e-4, 5, None),
+        (1e-3, 5, "exact"),
+        (1e-3, 5, None),
         (None, 11, "tolerance"),
         (0.0, 5, "tolerance"),
         (-1e-4, 5, "tolerance"),
@@ -399,14 +399,14 @@ def test_the_check_says_how_much_of_the_bound_is_used(tmp_path: Path) -> None:
     found = check_interval(record_on_two(tmp_path), 0)
     assert found.identical is True
     assert f"residual of {found.distance_ppb / 1e9:.1e}" in found.message
-    assert "the bound of 1e-4" in found.message
+    assert "the bound of 1e-3" in found.message
 
 
 def test_the_check_warns_of_a_run_that_verifiers_would_refuse(tmp_path: Path) -> None:
     folder = record_on_two(tmp_path, cheat=poison_one_example)
     assert main([str(folder), "1"]) == 1
     said = json.loads((folder / "selfcheck.json").read_text())
-    assert "is beyond the bound of 1e-4" in said["message"]
+    assert "is beyond the bound of 1e-3" in said["message"]
     assert "not-reproducible" in said["message"]
 
 
