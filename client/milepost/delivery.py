@@ -34,7 +34,7 @@ from milepost_consensus.payloads import (
 )
 from milepost_consensus.registrations import Registration, validate_use
 from milepost_consensus.transactions import make_tx
-from milepost_consensus.verdicts import INVALID, VALID, Verdict
+from milepost_consensus.verdicts import INVALID, VALID, Verdict, qualify_assurance
 from milepost_consensus.views import from_view
 from milepost_ml.admission import build_submit
 from milepost_ml.files import FolderFiles, Manifest, encode_manifest
@@ -69,7 +69,11 @@ class Delivery(NamedTuple):
             "height": verdict.height if verdict is not None else None,
             "interval": refuted.interval if refuted is not None else None,
             "step": refuted.step if refuted is not None else None,
-            "assurance": verdict.assurance if verdict is not None else None,
+            "assurance": (
+                qualify_assurance(verdict.assurance, verdict.tolerance_ppb)
+                if verdict is not None
+                else None
+            ),
             "profile": verdict.profile if verdict is not None else None,
             "eligible": verdict.eligible if verdict is not None else None,
             "verifiers": verdict.verifiers if verdict is not None else None,

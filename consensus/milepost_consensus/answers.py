@@ -8,12 +8,11 @@ docs/spec/rules.md.
 
 from __future__ import annotations
 
-from typing import Final
-
 from msgspec.structs import replace
 
+from milepost_consensus.distances import validate_answer, validate_beyond, validate_distance
 from milepost_consensus.duties import Terms
-from milepost_consensus.encoding import validate_digest, validate_uint
+from milepost_consensus.encoding import validate_digest
 from milepost_consensus.errors import InvalidTransaction
 from milepost_consensus.merkle import verify_path
 from milepost_consensus.payloads import (
@@ -46,9 +45,7 @@ from milepost_consensus.submissions import (
     PanelAnswer,
     Submission,
 )
-
-MAX_DISTANCE_PPM: Final = 10**12
-"""Distances are capped by whoever measures them: a million times the interval's movement."""
+from milepost_consensus.tolerance import TOLERANCE
 
 
 def find_accusation(submission: Submission, *, interval: int, step: int) -> Accusation | None:
@@ -102,12 +99,12 @@ def apply_attest(
             f"the work digest covers step {attest.work_step}, the duty names {duty.work_step}"
         )
     validate_digest("work_digest", attest.work_digest)
-    validate_uint("distance_ppm", attest.distance_ppm, high=MAX_DISTANCE_PPM)
+    validate_distance(submission.submit, attest.distance_ppb, agrees=bool(attest.agrees))
     answered = replace(
         duty,
         answer=AGREES if attest.agrees else DIFFERS,
         work_digest=attest.work_digest if attest.agrees else b"",
-        distance_ppm=attest.distance_ppm,
+        distance_ppb=attest.distance_ppb,
         height=height,
     )
     duties = (*submission.duties[:position], answered, *submission.duties[position + 1 :])
@@ -120,12 +117,13 @@ def apply_witness(
     """R11: one of the panel, but not the submitter, accuses a step, once per interval."""
     _validate_accuser(submission, witness, terms, sender=sender)
     validate_witness(witness)
-    validate_uint("distance_ppm", witness.distance_ppm, high=MAX_DISTANCE_PPM)
+    validate_distance(submission.submit, witness.distance_ppb, agrees=False)
     if not 0 <= witness.interval < get_interval_count(submission.submit):
         raise InvalidTransaction(f"the run has no interval {witness.interval}")
     steps = get_interval_steps(submission.submit, witness.interval)
     if witness.step not in steps:
         raise InvalidTransaction(f"step {witness.step} is not in interval {witness.interval}")
+    validate_beyond(submission.submit, witness, steps=steps)
     verify_path(
         submission.submit.step_roots[witness.interval],
         witness.leaf,
@@ -138,7 +136,7 @@ def apply_witness(
             duty,
             answer=DIFFERS,
             work_digest=b"",
-            distance_ppm=witness.distance_ppm,
+            distance_ppb=witness.distance_ppb,
             height=height,
         )
         if (duty.interval, duty.verifier) == (witness.interval, sender)
@@ -221,6 +219,12 @@ def apply_work_refutation(
     Who lies about one interval is believed about none: all its agreeing answers are lazy.
     """
     validate_work_refutation(refutation)
+    if submission.submit.profile == TOLERANCE:
+        raise InvalidTransaction(
+            f"under profile {TOLERANCE} another machine gets other gradients, so a work digest"
+            " shows nothing",
+            slug="nothing-to-refute",
+        )
     if sender != submission.sender and not terms.is_verifier(sender):
         raise InvalidTransaction(
             "work is refuted by verifiers and by the submission's own submitter",
@@ -297,6 +301,7 @@ def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) 
     if submission.phase == DECIDED or found.outcome != OPEN:
         raise InvalidTransaction(f"the panel on step {vote.step} is closed", slug="closed")
     _validate_panelist(submission, sender)
+    validate_answer(submission.submit, vote.recomputed, leaf=found.leaf)
     joined = replace(found, answers=(*found.answers, PanelAnswer(sender, vote.recomputed)))
     return replace(
         submission,

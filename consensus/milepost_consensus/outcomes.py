@@ -19,6 +19,7 @@ from milepost_consensus.submissions import (
     Accusation,
     Submission,
 )
+from milepost_consensus.tolerance import format_tolerance
 from milepost_consensus.verdicts import (
     ANCHORED_ONLY,
     FULL,
@@ -61,10 +62,14 @@ def decide_invalid(submission: Submission, terms: Terms, *, height: int) -> Verd
         )
     )
     first = refuted[0]
-    reason = (
-        f"interval {first.interval} does not retrace:"
-        f" step {first.step} does not follow from the submitter's own state"
+    submit = submission.submit
+    what = (
+        f"it ends further than {format_tolerance(submit.tolerance_ppb)} of its movement from where"
+        " the submitter's own state leads"
+        if submit.tolerance_ppb
+        else f"step {first.step} does not follow from the submitter's own state"
     )
+    reason = f"interval {first.interval} does not retrace: {what}"
     return _make_verdict(
         submission, terms, outcome=INVALID, reason=reason, height=height, refuted=refuted
     )
@@ -213,4 +218,5 @@ def _make_verdict(
         eligible=len(submission.quorum) + len(submission.standbys),
         verifiers=submission.verifiers,
         coverage=compute_coverage(results, intervals=intervals, rule=terms.params.rule),
+        tolerance_ppb=submit.tolerance_ppb,
     )

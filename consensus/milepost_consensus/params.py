@@ -10,6 +10,12 @@ MAX_MEMBERS = 1_000
 MAX_INTERVALS = 2_048
 """Duties, roots and flags are kept per interval in every block that touches a submission."""
 MAX_STEPS_PER_INTERVAL = 100_000
+MAX_TOLERANCE_PPB = 10_000_000
+"""A hundredth of an interval's movement: further, a bound would let poison through."""
+MAX_TOLERANCE_STEPS = 10
+"""Steps in an interval that is compared within a tolerance.  The noise of the arithmetic grows with
+them while the share of one poisoned example shrinks; in a network with batch normalisation they are
+equal after a hundred (docs/decisions/0010-tolerance.md)."""
 MAX_STEP_US = 600_000_000
 """Ten minutes: a submitter cannot stretch a window without bound by declaring slow steps."""
 MAX_RECORDS = 2**40

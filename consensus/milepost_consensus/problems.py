@@ -114,8 +114,8 @@ PROBLEMS: dict[str, Problem] = {
         "Arithmetic profile unknown",
         "Verifiers can only repeat arithmetic they implement. The profile named in the submission"
         " is none of these.",
-        "Record with a profile that `milepost status` lists for the network: `exact`, `rounded` or"
-        " `class`.",
+        "Record with a profile that `milepost status` lists for the network: `exact`, `rounded`,"
+        " `class` or `tolerance`.",
     ),
     "bad-proof": Problem(
         "Proof inconsistent",
@@ -152,6 +152,15 @@ PROBLEMS: dict[str, Problem] = {
         "The signature was not made by the stated key over these bytes for this network. The"
         " usual causes are a key of another network or bytes changed on the way.",
         "Check which key the command used (`--key`) and that the network id is the one you meant.",
+    ),
+    "bad-tolerance": Problem(
+        "Tolerance cannot be used",
+        "Profile `tolerance` accepts an interval whose end lies within a share of its movement from"
+        " where a verifier's retraining ends. Above 1e-2, or over more than ten steps, the noise of"
+        " an honest machine and the effect of one poisoned example are alike, so that the verdict"
+        " would mean nothing. The other profiles compare all bits and have no tolerance.",
+        "Record with `every=` 10 or less and a `tolerance=` from 1e-9 to 1e-2, or with another"
+        " profile and no tolerance. `exact` gives every machine the same bits.",
     ),
     "bad-transaction": Problem(
         "Transaction refused",
@@ -211,7 +220,7 @@ PROBLEMS: dict[str, Problem] = {
     "device-class": Problem(
         "This machine cannot repeat the arithmetic",
         "A run of profile `class` repeats bit for bit only on the device class on which it was"
-        " recorded; runs of profile `exact` or `rounded` need a verifier that knows their version."
+        " recorded; runs of the other profiles need a verifier that knows their version."
         " A verifier that does not stays silent, because its answer would be wrong.",
         "Record with profile `exact`, which every processor repeats, or with what the network's"
         " verifiers retrain (`milepost status` lists it).",
@@ -498,7 +507,8 @@ PROBLEMS: dict[str, Problem] = {
     "nothing-to-refute": Problem(
         "Nothing to refute",
         "A work refutation shows that a verifier's work digest is wrong. This verifier did not say"
-        " that it retrained the interval, or its digest is right.",
+        " that it retrained the interval, or its digest is right, or the run is of profile"
+        " `tolerance`, under which every machine has gradients of its own.",
         "Nothing to do: somebody else refuted it first, or the interval was retraced as it should"
         " be.",
     ),

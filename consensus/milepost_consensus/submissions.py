@@ -47,7 +47,7 @@ class Duty(Wire, frozen=True):
     """"" (open), "agrees", "differs", "missed" or "lazy"."""
     work_digest: bytes = b""
     """Of an answer that agrees."""
-    distance_ppm: Uint = 0
+    distance_ppb: Uint = 0
     height: Uint = 0
     """Where the answer stands."""
 

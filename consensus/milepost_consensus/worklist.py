@@ -71,7 +71,7 @@ def get_comparable(state: LedgerState, verifier: bytes) -> tuple[Comparable, ...
     """Answers of others, while they can be refuted (R26), on intervals that a verifier attested."""
     found = []
     for submission in state.open_submissions:
-        if submission.phase not in (WITNESSING, PANEL):
+        if submission.phase not in (WITNESSING, PANEL) or submission.submit.tolerance_ppb:
             continue
         agreeing = [
             (number, duty) for number, duty in enumerate(submission.duties) if duty.answer == AGREES

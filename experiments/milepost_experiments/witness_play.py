@@ -123,7 +123,7 @@ class _Game:
                 agrees=1,
                 work_step=duty.work_step,
                 work_digest=ZERO_DIGEST,
-                distance_ppm=0,
+                distance_ppb=0,
             )
             return apply_attest(
                 submission, attest, self._terms, sender=duty.verifier, height=height
@@ -136,7 +136,7 @@ class _Game:
             path=truth.path,
             pre_state=ZERO_DIGEST,
             recomputed=FALSE if truth.agrees else truth.recomputed,
-            distance_ppm=0,
+            distance_ppb=0,
         )
         return apply_witness(submission, witness, self._terms, sender=duty.verifier, height=height)
 

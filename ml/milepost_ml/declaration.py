@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     folder: str | Path
     seed: bytes | int | None
     profile: str | None
+    tolerance: float | None
     initial: Mapping[str, Distribution] | None
     schedule: Schedule | None
     selfcheck: bool
@@ -78,6 +79,7 @@ def declare(
     every: int,
     initial: Mapping[str, Distribution] | Initial,
     say: Say,
+    tolerance_ppb: int = 0,
 ) -> tuple[Profile, Recipe]:
     """A recipe in the first of `profiles` that computes the model, but for steps and rates.
 
@@ -118,6 +120,7 @@ def declare(
         rates=(),
         graph=captured.graph,
         profile=profile.name,
+        tolerance_ppb=tolerance_ppb,
     )
     try:
         validate_recipe(msgspec.structs.replace(recipe, steps=1, rates=((1, 0.0),)))

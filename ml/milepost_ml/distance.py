@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from milepost_consensus.distances import MAX_DISTANCE_PPB
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.movement import Movement, Tensors, compute_movements, sum_movements
 
@@ -23,9 +24,8 @@ MAX_SCORE: Final = 2**63 - 1
 _MAX_SQUARE: Final = 1e300
 """Sums of squares stay below this, so that nothing computed from them overflows."""
 
-PPM: Final = 1_000_000
-MAX_DISTANCE_PPM: Final = 10**12
-"""Reported for anything further, including a retrained state that is not finite."""
+PPM: Final = 10**6
+PPB: Final = 10**9
 
 
 class Distances(NamedTuple):
@@ -122,14 +122,14 @@ def compute_change_score(before: Tensors, after: Tensors, *, threads: int | None
     return _get_score(sum_movements(movements))
 
 
-def compute_distance_ppm(
+def compute_distance_ppb(
     retrained: Tensors, submitted_end: Tensors, submitted_start: Tensors
 ) -> int:
-    """How far a retrained interval ends from the submitted one, in 10^-6 of the movement.
+    """How far retrained tensors end from the submitted ones, in 10^-9 of the movement, rounded up.
 
-    round(10^6 * |retrained - end| / |end - start|) with Euclidean norms over parameters, at most
-    MAX_DISTANCE_PPM; 0 if both norms are 0.  A retrained state that is not finite, or any distance
-    from an interval that did not move, is MAX_DISTANCE_PPM.
+    10^9 * |retrained - end| / |end - start| with Euclidean norms over all tensors, at most
+    MAX_DISTANCE_PPB; 0 only if the values are equal.  Values that are not finite, or any distance
+    from tensors that did not move, are MAX_DISTANCE_PPB.
     """
     gap, moved = (
         compute_length(submitted_end, retrained),
@@ -138,8 +138,8 @@ def compute_distance_ppm(
     if gap == 0:
         return 0
     if not moved or not math.isfinite(gap) or not math.isfinite(moved):
-        return MAX_DISTANCE_PPM
-    return round(min(PPM * (gap / moved), float(MAX_DISTANCE_PPM)))
+        return MAX_DISTANCE_PPB
+    return math.ceil(min(PPB * (gap / moved), float(MAX_DISTANCE_PPB)))
 
 
 def compute_length(before: Tensors, after: Tensors) -> float:

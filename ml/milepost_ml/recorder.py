@@ -52,6 +52,7 @@ from milepost_ml.preflight import (
 )
 from milepost_ml.recipe import Recipe, compute_unseeded_digest, get_rates
 from milepost_ml.registration import ParentModel, Register, Registered, Request, describe_origin
+from milepost_ml.residual import read_tolerance
 from milepost_ml.scribe import Scribe, get_now, make_folder
 from milepost_ml.selfcheck import describe_check, start_check, wait_for_check
 from milepost_ml.snapshots import write_tensors
@@ -71,10 +72,11 @@ class Run:
     an integer below 2^256) fixes the order of the data and dropout; drawn if left out.  With
     `selfcheck`, the first interval is retraced in a process of its own as soon as it is recorded.
 
-    `profile` is the arithmetic: "exact", "rounded" or "class" (see `arithmetic.profiles`), or None
-    for the strongest that computes this model.  It is at work inside the loop over `batches` and
-    nowhere else.  Puts torch on deterministic algorithms for the rest of the process, profile
-    "class" also on one thread.  Raises RecordingError for whatever cannot be recorded.
+    `profile` is the arithmetic (see `arithmetic.profiles`): "exact", "rounded", "class", None for
+    the strongest of them, or "tolerance" with `tolerance`, by which share of its movement an
+    interval may end off.  It is at work inside the loop over `batches` and nowhere else.  Puts
+    torch on deterministic algorithms for the rest of the process, "class" also on one thread.
+    Raises RecordingError for whatever cannot be recorded.
 
     The model starts as it is, unless `initial` (distributions by tensor name; the others follow the
     rule of their layer) derives its weights from the seed, or `parent` continues a judged model.
@@ -94,6 +96,7 @@ class Run:
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
         profile: str | None = None,
+        tolerance: float | None = None,
         initial: Mapping[str, Distribution] | None = None,
         parent: ParentModel | None = None,
         register: Register | None = None,
@@ -103,6 +106,7 @@ class Run:
     ) -> None:
         validate_name(name)
         validate_settings(every=every, profile=profile)
+        self._tolerance_ppb = read_tolerance(tolerance, every=every, profile=profile)
         validate_model(model)
         describe_optimizer(optimizer, model)
         try:
@@ -160,6 +164,7 @@ class Run:
             every=self._every,
             initial=self._initial,
             say=self._say,
+            tolerance_ppb=self._tolerance_ppb,
         )
         if self._register is not None:
             recipe = self._obtain_seed(self._register, recipe, record_digests, steps)
@@ -191,10 +196,8 @@ class Run:
         Raises RecordingError: not-finite, one-step-per-batch.
         """
         if self._record is None or self._finished:
-            raise RecordingError(
-                "run.log(loss) belongs inside the loop over run.batches()",
-                slug="one-step-per-batch",
-            )
+            what = "run.log(loss) belongs inside the loop over run.batches()"
+            raise RecordingError(what, slug="one-step-per-batch")
         if not self._stopped:
             self._record[1].log(loss)
 
@@ -267,9 +270,8 @@ class Run:
         start = watch.get_start()
         for name, array in start.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise RecordingError(
-                    f"{name} holds NaN or infinity before training", slug="not-finite"
-                )
+                what = f"{name} holds NaN or infinity before training"
+                raise RecordingError(what, slug="not-finite")
         self.folder = make_folder(self._parent, self._name)
         write_tensors(self.folder / DATA, data)
         scribe = Scribe(
@@ -363,7 +365,7 @@ class Run:
             return
         assert self.folder is not None
         if self._check is None:
-            self._check = start_check(self.folder)
+            self._check = start_check(self.folder, other_threads=self._tolerance_ppb > 0)
         elif self._check.poll() is not None:
             self._selfcheck_wanted = False
             self._say(describe_check(self.folder, self._check))

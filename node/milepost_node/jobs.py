@@ -108,7 +108,7 @@ class Retrace(_Frame, frozen=True, tag="retrace"):
     pre_state: bytes
     part: str
     work_digest: bytes
-    distance_ppm: int
+    distance_ppb: int
     milliseconds: int
 
 

@@ -121,7 +121,7 @@ class Worker:
         found = retrace_interval(
             submit, files, job.interval, verifier=job.verifier, work_step=job.work_step
         )
-        if found.agrees:
+        if found.gradients:
             self._gradients.write(submit, job.interval, found.gradients)
         return Retrace(
             agrees=found.agrees,
@@ -134,7 +134,7 @@ class Worker:
             ),
             part=found.part,
             work_digest=found.work_digest,
-            distance_ppm=found.distance_ppm,
+            distance_ppb=found.distance_ppb,
             milliseconds=round(1000 * found.seconds),
         )
 

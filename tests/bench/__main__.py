@@ -18,6 +18,7 @@ from tests.bench.rounded import bench_rounded
 from tests.bench.simulated import bench_simulated
 from tests.bench.stalls import bench_stalls
 from tests.bench.throughput import bench_throughput
+from tests.bench.tolerance import bench_tolerance
 
 BENCHES: dict[str, Callable[[], None]] = {
     "analysis": bench_analysis,
@@ -25,6 +26,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "initial": bench_initial,
     "recorder": bench_recorder,
     "rounded": bench_rounded,
+    "tolerance": bench_tolerance,
     "ledger": bench_ledger,
     "simulated": bench_simulated,
     "catchup": bench_catchup,

@@ -31,6 +31,7 @@ FALSE, TRUE = 2, 4
 def start(count: int = 7, profile: str = "exact") -> tuple[Ledger, Record, bytes]:
     record = make_record(intervals=6, profile=profile)
     ledger = Ledger(make_genesis(count, params=PARAMS))
+    ledger.serve(record.submit.device_class)
     return ledger, record, ledger.start(record)
 
 

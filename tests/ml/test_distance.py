@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from milepost_consensus.distances import MAX_DISTANCE_PPB
 from milepost_ml.arithmetic.cpu.pair_sums import BLOCK_VALUES
 from milepost_ml.distance import (
-    MAX_DISTANCE_PPM,
     MAX_SCORE,
     compute_change,
     compute_change_score,
-    compute_distance_ppm,
+    compute_distance_ppb,
     compute_distances,
 )
 from milepost_ml.errors import InvalidRecord
@@ -206,34 +206,36 @@ def test_inputs_are_left_alone() -> None:
     before, after = {"w": np.arange(4.0)}, {"w": np.arange(4.0) + 1}
     compute_distances(before, after)
     compute_change_score(before, after)
-    compute_distance_ppm(before, after, after)
+    compute_distance_ppb(before, after, after)
     assert before["w"].tolist() == [0, 1, 2, 3]
     assert after["w"].tolist() == [1, 2, 3, 4]
 
 
-def test_distance_ppm_is_the_share_of_the_movement() -> None:
+def test_distance_ppb_is_the_share_of_the_movement() -> None:
     start, end = {"w": np.zeros(4)}, {"w": np.full(4, 2.0)}
-    assert compute_distance_ppm(end, end, start) == 0
-    assert compute_distance_ppm(start, end, start) == 1_000_000
-    nearly = {"w": np.full(4, 2.0 - 2e-6)}
-    assert compute_distance_ppm(nearly, end, start) == 1
-    assert compute_distance_ppm(start, start, start) == 0
-    assert compute_distance_ppm(end, start, start) == MAX_DISTANCE_PPM
-    assert compute_distance_ppm({"w": np.full(4, 1e300)}, end, start) == MAX_DISTANCE_PPM
+    assert compute_distance_ppb(end, end, start) == 0
+    assert compute_distance_ppb(start, end, start) == 10**9
+    nearly = {"w": np.full(4, 2.0 - 3e-9)}
+    assert compute_distance_ppb(nearly, end, start) == 2, "rounded up"
+    nearly = {"w": np.full(4, 2.0 - 2e-15)}
+    assert compute_distance_ppb(nearly, end, start) == 1, "0 is for equality"
+    assert compute_distance_ppb(start, start, start) == 0
+    assert compute_distance_ppb(end, start, start) == MAX_DISTANCE_PPB
+    assert compute_distance_ppb({"w": np.full(4, 1e300)}, end, start) == MAX_DISTANCE_PPB
     diverged = {"w": np.array([0.0, math.nan, 1.0, 2.0])}
-    assert compute_distance_ppm(diverged, end, start) == MAX_DISTANCE_PPM
+    assert compute_distance_ppb(diverged, end, start) == MAX_DISTANCE_PPB
 
 
 @settings(max_examples=50, deadline=None)
 @given(pairs(), st.floats(1e-3, 1e3))
-def test_distance_ppm_matches_the_formula(pair: Pair, scale: float) -> None:
+def test_distance_ppb_matches_the_formula(pair: Pair, scale: float) -> None:
     start, end = pair
     retrained = {name: end[name].astype(np.float64) * (1 + 1e-4 * scale) for name in end}
     gap = math.dist(_flat(retrained), _flat(end))
     moved = math.dist(_flat(end), _flat(start))
-    found = compute_distance_ppm(retrained, end, start)
+    found = compute_distance_ppb(retrained, end, start)
     if gap and moved:
-        assert found == pytest.approx(min(1e6 * gap / moved, 1e12), rel=1e-9, abs=1)
+        assert found == pytest.approx(min(1e9 * gap / moved, 1e15), rel=1e-6, abs=1)
 
 
 def _exact_distances(before: Tensors, after: Tensors) -> tuple[float, float, float, float]:

@@ -11,9 +11,10 @@ from tests.mutants.ledger import LEDGER
 from tests.mutants.mutant import Mutant
 from tests.mutants.services import SERVICES
 from tests.mutants.signing import SIGNING
+from tests.mutants.tolerance import TOLERANCE
 from tests.mutants.training import TRAINING
 
-MUTANTS: Final = (*AGREEMENT, *SIGNING, *GOVERNANCE, *LEDGER, *TRAINING, *SERVICES)
+MUTANTS: Final = (*AGREEMENT, *SIGNING, *GOVERNANCE, *LEDGER, *TRAINING, *SERVICES, *TOLERANCE)
 
 
 class UnknownMutant(Exception):

@@ -24,10 +24,18 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Register, Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.payloads import (
+    CLASS,
+    Register,
+    Submit,
+    WorkRefutation,
+    get_interval_steps,
+)
 from milepost_consensus.registrations import Registration
 from milepost_consensus.state import LedgerState
+from milepost_consensus.step_digests import compute_beyond_digest
 from milepost_consensus.submissions import Duty
+from milepost_consensus.tolerance import TOLERANCE
 from milepost_consensus.transactions import make_tx
 from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
@@ -68,9 +76,17 @@ class Upload:
         return self.record.submit
 
 
-def make_upload(name: str = "run", *, intervals: int = 4, model: str | None = None) -> Upload:
+def make_upload(
+    name: str = "run", *, intervals: int = 4, model: str | None = None, tolerance_ppb: int = 0
+) -> Upload:
     """A record whose manifest and files exist, though nothing in them was trained."""
-    record = make_record(name, intervals=intervals, model=model)
+    record = make_record(
+        name,
+        intervals=intervals,
+        model=model,
+        profile=TOLERANCE if tolerance_ppb else CLASS,
+        tolerance_ppb=tolerance_ppb,
+    )
     contents = {each: f"{name}: {each}".encode() for each in compute_file_names(intervals)}
     files = {hashlib.sha256(data).digest(): data for data in contents.values()}
     manifest = encode_manifest(
@@ -83,7 +99,9 @@ def make_upload(name: str = "run", *, intervals: int = 4, model: str | None = No
     )
     digest = hashlib.sha256(manifest).digest()
     files[digest] = manifest
-    submit = msgspec.structs.replace(record.submit, manifest=digest, device_class=DEVICE)
+    submit = msgspec.structs.replace(record.submit, manifest=digest)
+    if not tolerance_ppb:
+        submit = msgspec.structs.replace(submit, device_class=DEVICE)
     return Upload(replace(record, submit=submit), files)
 
 
@@ -99,7 +117,7 @@ class ScriptedRetracer:
     gate: asyncio.Event | None = None
     """If set, validation waits for it."""
     asked: list[tuple[str, int]] = field(default_factory=list)
-    device_classes: tuple[str, ...] = (OTHER_DEVICE, DEVICE)
+    device_classes: tuple[str, ...] = (OTHER_DEVICE, DEVICE, "tolerance/1")
     fault: str = ""
     """Why exact arithmetic is not among its device classes."""
     failing: frozenset[str] = frozenset()
@@ -131,6 +149,8 @@ class ScriptedRetracer:
         """The digest that an honest verifier gets."""
         leaf = self._leaves(submit, interval)[step - get_interval_steps(submit, interval).start]
         first = self.faults.get(interval, submit.steps)
+        if step >= first and submit.profile == TOLERANCE:
+            return compute_beyond_digest(leaf)
         return leaf if step < first else hashlib.sha256(b"retraced" + leaf).digest()
 
     def _test(self, submit: Submit) -> None:
@@ -147,7 +167,10 @@ class ScriptedRetracer:
         step = self.faults.get(interval)
         work = hashlib.sha256(b"work" + verifier).digest()
         if step is None:
-            return Retrace(True, 0, b"", (), b"", ZERO_DIGEST, "", work, 0, 1)
+            noise = submit.tolerance_ppb // 100
+            return Retrace(True, 0, b"", (), b"", ZERO_DIGEST, "", work, noise, 1)
+        if submit.profile == TOLERANCE:
+            step = get_interval_steps(submit, interval)[-1]
         committed = await self.get_step_commitment(submit, interval, step)
         return Retrace(
             agrees=False,
@@ -158,7 +181,7 @@ class ScriptedRetracer:
             pre_state=ZERO_DIGEST,
             part="gradient",
             work_digest=work,
-            distance_ppm=380_000,
+            distance_ppb=380_000_000 if submit.profile == TOLERANCE else 0,
             milliseconds=1,
         )
 

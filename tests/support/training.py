@@ -43,6 +43,7 @@ def record(
     selfcheck: bool = False,
     seed: int = 3,
     profile: str = CLASS,
+    tolerance: float | None = None,
 ) -> Path:
     """Record a run and return its folder.
 
@@ -61,6 +62,7 @@ def record(
         folder=parent,
         seed=seed,
         profile=profile,
+        tolerance=tolerance,
         selfcheck=selfcheck,
         quiet=True,
     )

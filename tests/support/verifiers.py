@@ -39,11 +39,13 @@ class Desk:
         behaviour: Behaviour = HONEST,
         genesis: Genesis | None = None,
         clique: tuple[str, ...] = (),
+        upload: Upload = UPLOAD,
     ) -> None:
         self.ledger = Ledger(genesis or make_named_genesis(4, PARAMS))
         self.me = self.ledger.verifiers[0]
         self.others = self.ledger.verifiers[1:]
-        self.retracer = ScriptedRetracer(uploads=[UPLOAD])
+        self.retracer = ScriptedRetracer(uploads=[upload])
+        self.upload = upload
         self.said: list[Payload] = []
         """But for what it serves."""
         self.stated: list[Serve] = []
@@ -88,8 +90,8 @@ class Desk:
             else:
                 self.said.append(payload)
 
-    def have_files(self, upload: Upload = UPLOAD) -> None:
-        for data in upload.files.values():
+    def have_files(self, upload: Upload | None = None) -> None:
+        for data in (upload or self.upload).files.values():
             store_bytes(self.blobs.get_path(bytes(32)).parents[1], data)
 
     def advance(self) -> None:

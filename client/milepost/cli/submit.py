@@ -9,7 +9,7 @@ import typer
 
 from milepost.cli import exits, options, output, submissions
 from milepost.cli.progress import SubmitPrinter
-from milepost.coverage import describe_assurance, describe_election
+from milepost.coverage import describe_assurance, describe_drift, describe_election
 
 if TYPE_CHECKING:
     from milepost.delivery import Delivery
@@ -79,7 +79,9 @@ def _print_result(result: Delivery, *, wait: bool) -> None:
         output.tell(f"Follow it: milepost status {result.submission[:12]}")
         return
     verdict = result.verdict
-    if verdict.refuted:
+    if verdict.refuted and verdict.tolerance_ppb:
+        text = verdict.reason
+    elif verdict.refuted:
         first = verdict.refuted[0]
         text = f"interval {first.interval} does not retrace (first wrong step {first.step})"
     else:
@@ -95,6 +97,8 @@ def _print_result(result: Delivery, *, wait: bool) -> None:
         f" profile {verdict.profile} · {describe_election(verdict)} · {text}",
         style=submissions.STYLES.get(verdict.outcome, ""),
     )
+    if result.coverage is not None and (drift := describe_drift(result.coverage)):
+        output.say(f"Drift budget  {drift}: forgeries within it cannot be excluded")
     output.say(f"Proof  {result.proof}")
     if not result.checked:
         output.tell("No trust file: the verdict is what the node says. Check: milepost verify")

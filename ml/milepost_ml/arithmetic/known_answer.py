@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfile
+from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfile, ToleranceProfile
 from milepost_ml.arithmetic.rounded import Widened, round_tensors
 from milepost_ml.device import find_device_class
 from milepost_ml.digests import compute_content_digest
@@ -122,7 +122,7 @@ def get_device_classes() -> tuple[tuple[str, ...], str]:
             faults.append(f"{name}: {fault}")
         else:
             names.append(name)
-    return (*names, find_device_class()), "; ".join(faults)
+    return (*names, find_device_class(), ToleranceProfile.VERSION), "; ".join(faults)
 
 
 def find_fault(device_class: str) -> str:
@@ -130,6 +130,8 @@ def find_fault(device_class: str) -> str:
 
     Computes the known answer every time, for settings change while a process lives.
     """
+    if device_class == ToleranceProfile.VERSION:
+        return ""  # no bits are asked for
     if device_class not in _PORTABLE:
         found = find_device_class()
         return "" if found == device_class else f"this machine is {found}"
