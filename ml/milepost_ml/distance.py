@@ -123,13 +123,14 @@ def compute_change_score(before: Tensors, after: Tensors, *, threads: int | None
 
 
 def compute_distance_ppb(
-    retrained: Tensors, submitted_end: Tensors, submitted_start: Tensors
+    retrained: Tensors, submitted_end: Tensors, submitted_start: Tensors, *, least: float = 0.0
 ) -> int:
     """How far retrained tensors end from the submitted ones, in 10^-9 of the movement, rounded up.
 
     10^9 * |retrained - end| / |end - start| with Euclidean norms over all tensors, at most
     MAX_DISTANCE_PPB; 0 only if the values are equal.  Values that are not finite, or any distance
-    from tensors that did not move, are MAX_DISTANCE_PPB.
+    from tensors that did not move, are MAX_DISTANCE_PPB.  A movement of less than the share `least`
+    of the norm of the end counts as that.
     """
     gap, moved = (
         compute_length(submitted_end, retrained),
@@ -139,6 +140,9 @@ def compute_distance_ppb(
         return 0
     if not moved or not math.isfinite(gap) or not math.isfinite(moved):
         return MAX_DISTANCE_PPB
+    if least:
+        origin = {name: np.zeros_like(array) for name, array in submitted_end.items()}
+        moved = max(moved, least * _compute_norm(origin, submitted_end))
     return math.ceil(min(PPB * (gap / moved), float(MAX_DISTANCE_PPB)))
 
 

@@ -38,6 +38,10 @@ DEFAULT_TOLERANCE: Final = 1e-3
 """Of a run that names none: far above the noise of another machine, far below one forged example
 (docs/decisions/0010-tolerance.md has both, measured)."""
 
+LEAST_MOVEMENT: Final = 2.0**-12
+"""Of a group's norm; less counts as that.  Where a learning rate has decayed to almost nothing,
+weights move by about the rounding of float32, of which the last bit differs between machines."""
+
 WITHIN: Final = ""
 FIXED: Final = "fixed values"
 """Integers, counters and untrained parameters: no arithmetic of any machine changes them."""
@@ -134,6 +138,7 @@ def compute_residual(
                 {name: retrained[name] for name in names},
                 {name: end[name] for name in names},
                 {name: start.get(name, np.zeros_like(end[name])) for name in names},
+                least=LEAST_MOVEMENT,
             )
         worst = max(worst, Residual(ppb, group), key=lambda residual: residual.ppb)
     return worst

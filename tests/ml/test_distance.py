@@ -226,6 +226,15 @@ def test_distance_ppb_is_the_share_of_the_movement() -> None:
     assert compute_distance_ppb(diverged, end, start) == MAX_DISTANCE_PPB
 
 
+def test_a_movement_counts_at_least_as_a_share_of_the_norm() -> None:
+    start, end = {"w": np.full(4, 2.0 - 2**-20)}, {"w": np.full(4, 2.0)}
+    retrained = {"w": np.full(4, 2.0 - 2**-21)}
+    assert compute_distance_ppb(retrained, end, start) == 500_000_000
+    assert compute_distance_ppb(retrained, end, start, least=2.0**-20) == 250_000_000
+    assert compute_distance_ppb(retrained, end, start, least=2.0**-22) == 500_000_000
+    assert compute_distance_ppb(retrained, end, end, least=2.0**-20) == MAX_DISTANCE_PPB
+
+
 @settings(max_examples=50, deadline=None)
 @given(pairs(), st.floats(1e-3, 1e3))
 def test_distance_ppb_matches_the_formula(pair: Pair, scale: float) -> None:

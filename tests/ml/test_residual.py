@@ -21,6 +21,7 @@ from milepost_consensus.payloads import get_interval_steps
 from milepost_consensus.step_digests import compute_beyond_digest
 from milepost_ml.admission import build_submit, validate_record
 from milepost_ml.digests import compute_snapshot_digest
+from milepost_ml.distance import compute_distance_ppb
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.files import DATA, FolderFiles, get_snapshot_name, get_steps_name
 from milepost_ml.recipe import get_steps, validate_recipe
@@ -336,6 +337,17 @@ def test_what_did_not_move_must_be_equal(tmp_path: Path) -> None:
     assert compute_residual(recipe, start, end=start, start=start).ppb == 0
     other = {**start, "model.first.bias": start["model.first.bias"] + np.float32(1e-7)}
     assert compute_residual(recipe, other, end=start, start=start).ppb == MAX_DISTANCE_PPB
+
+
+def test_a_last_bit_is_no_fault_of_weights_that_a_decayed_rate_hardly_moves(tmp_path: Path) -> None:
+    recipe, start, _ = get_states(record_on_two(tmp_path, task="mlp"))
+    name = "model.first.weight"
+    end, retrained = ({key: array.copy() for key, array in start.items()} for _ in range(2))
+    end[name][0, 0] = np.nextafter(start[name][0, 0], np.float32(9))
+    retrained[name][0, 1] = np.nextafter(start[name][0, 1], np.float32(9))
+    only = [{name: state[name]} for state in (retrained, end, start)]
+    assert compute_distance_ppb(*only) > 10**9, "further than the interval moved"
+    assert 0 < compute_residual(recipe, retrained, end=end, start=start).ppb < BOUND_PPB
 
 
 # Recording ---------------------------------------------------------------------------------------
