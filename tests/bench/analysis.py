@@ -93,7 +93,7 @@ def _compute_naively(before: Side, after: Side) -> tuple[float, ...]:
     )
 
 
-@numba.njit
+@numba.njit  # type: ignore[untyped-decorator]
 def _accumulate(before: Side, after: Side) -> float:
     """The absolute change with one float32 accumulator."""
     total = np.float32(0)
