@@ -26,8 +26,9 @@ WINDOW_VALUES: Final = 1 << 22
 """A multiple of the block that sums are made of; two milliseconds of work."""
 _PIECE_VALUES: Final = 1 << 18
 """Values that are mapped or widened at a time, for each side and thread; a multiple likewise."""
-MAX_THREADS: Final = 4
-"""Each holds up to 8 MiB of mapped pages; few machines read memory faster with more."""
+MAX_THREADS: Final = 2
+"""Each holds up to 8 MiB of mapped pages, beside the compiler's 175 MB: the process stays below
+200 MB."""
 _MIN_SHARE: Final = 2 * WINDOW_VALUES
 """Values that are worth a thread."""
 
