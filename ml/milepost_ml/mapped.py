@@ -33,10 +33,12 @@ def paged(*arrays: NDArray[Any]) -> Iterator[None]:
     """
     for array in arrays:
         _advise(array, _POPULATE_READ)
-    yield
-    if _RELEASE is not None:
-        for array in arrays:
-            _advise(array, _RELEASE)
+    try:
+        yield
+    finally:
+        if _RELEASE is not None:
+            for array in arrays:
+                _advise(array, _RELEASE)
 
 
 def _find_map(array: NDArray[Any]) -> mmap.mmap | None:

@@ -22,12 +22,13 @@ from milepost_ml.errors import InvalidRecord
 
 Tensors = Mapping[str, NDArray[Any]]
 
-WINDOW_VALUES: Final = 1 << 20
-"""A multiple of the block that sums are made of."""
+WINDOW_VALUES: Final = 1 << 22
+"""A multiple of the block that sums are made of; two milliseconds of work."""
 _PIECE_VALUES: Final = 1 << 18
-"""Values of a mapped file that are resident at a time, for each side and thread."""
-MAX_THREADS: Final = 4
-"""Each holds up to 8 MiB of mapped pages; few machines read memory faster with more."""
+"""Values that are mapped or widened at a time, for each side and thread; a multiple likewise."""
+MAX_THREADS: Final = 2
+"""Each holds up to 8 MiB of mapped pages, beside the compiler's 175 MB: the process stays below
+200 MB."""
 _MIN_SHARE: Final = 2 * WINDOW_VALUES
 """Values that are worth a thread."""
 
@@ -40,7 +41,7 @@ _SINGLE: Final = {np.dtype(np.float16), np.dtype(np.float32)}
 """Types that float32 holds."""
 _EXACT_MOVED: Final = 2.0**28
 """Sums of multiples of 2^-24 below twice this are exact in float64 (one value adds 2^-24 at most,
-a window 2^-4)."""
+a window 2^-2)."""
 _EXACT_SQUARES: Final = 2.0**52
 """No number is beyond 2^26 then, and all are rounded to multiples of 2^-24 by the kernel's rule."""
 
@@ -180,10 +181,10 @@ def _sum_window(window: _Window) -> Movement:
 
     is_single = {window.before.dtype, window.after.dtype} <= _SINGLE
     dtype = np.dtype(np.float32 if is_single else np.float64)
-    sums, size = make_sums(), window.before.size
-    step = _PIECE_VALUES if window.is_mapped else size
-    for start in range(0, size, step):
-        before, after = (side[start : start + step] for side in (window.before, window.after))
+    sums = make_sums()
+    is_plain = all(side.dtype == dtype and side.flags.c_contiguous for side in window[:2])
+    whole = is_plain and not window.is_mapped
+    for before, after in [window[:2]] if whole else _cut_pieces(window):
         with mapped.paged(before, after):
             add_pair(
                 sums,
@@ -195,20 +196,31 @@ def _sum_window(window: _Window) -> Movement:
     if absolute < _EXACT_MOVED and before_2 < _EXACT_SQUARES and after_2 < _EXACT_SQUARES:
         units: int | None = int(math.ldexp(rounded, UNIT_BITS))
     else:
-        with mapped.paged(window.before, window.after):
-            units = _count_units(window.before, window.after)
-    return Movement(size, absolute, weight, moved_2, before_2, after_2, dot, along, units)
+        units = _count_units(window)
+    return Movement(
+        window.before.size, absolute, weight, moved_2, before_2, after_2, dot, along, units
+    )
 
 
-def _count_units(before: NDArray[Any], after: NDArray[Any]) -> int | None:
+def _cut_pieces(window: _Window) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for start in range(0, window.before.size, _PIECE_VALUES):
+        part = slice(start, start + _PIECE_VALUES)
+        yield window.before[part], window.after[part]
+
+
+def _count_units(window: _Window) -> int | None:
     """The exact units of a window whose numbers are too large for sums in float64."""
-    if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        return None
-    units = _round_units(after)
-    units -= _round_units(before)
-    np.abs(units, out=units)
-    # Halves, because a window of the largest differences would overflow one int64 sum.
-    return int((units >> 32).sum()) * _HALF + int((units & (_HALF - 1)).sum())
+    total = 0
+    for before, after in _cut_pieces(window):
+        with mapped.paged(before, after):
+            if not (np.isfinite(before).all() and np.isfinite(after).all()):
+                return None
+            units = _round_units(after)
+            units -= _round_units(before)
+        np.abs(units, out=units)
+        # Halves, because a piece of the largest differences would overflow one int64 sum.
+        total += int((units >> 32).sum()) * _HALF + int((units & (_HALF - 1)).sum())
+    return total
 
 
 def _round_units(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -277,7 +277,7 @@ def test_error_bounds_hold_at_any_magnitude(size: int, seed: int, scale: int, st
     assert found.percent == pytest.approx(percent, rel=2e-12, abs=0)
     norms = [float(np.linalg.norm(side["w"].astype(np.float64))) for side in (before, after)]
     bound = 1e-11 * min(1.0, l2 / norms[0] * (l2 / norms[1]))
-    assert abs(found.cosine - cosine) <= bound
+    assert abs(found.cosine - cosine) <= bound + 1e-110  # the roots above have 120 digits
     if l2 == 0:
         assert found.cosine == 0.0
 
