@@ -190,7 +190,8 @@ def test_missed_duties_do_not_pass_to_who_withdrew_in_the_middle() -> None:
     late = ledger.get(submission).duties[len(found.duties) :]
     assert late
     assert not {duty.verifier for duty in late} & {found.standbys[0], found.quorum[0]}
-    assert decide(ledger, submission).outcome == "VALID"
+    verdict = decide(ledger, submission)
+    assert (verdict.outcome, verdict.eligible) == ("VALID", 6)
 
 
 # The panel ---------------------------------------------------------------------------------------
