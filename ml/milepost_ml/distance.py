@@ -132,17 +132,14 @@ def compute_distance_ppb(
     from tensors that did not move, are MAX_DISTANCE_PPB.  A movement of less than the share `least`
     of the norm of the end counts as that.
     """
-    gap, moved = (
-        compute_length(submitted_end, retrained),
-        compute_length(submitted_start, submitted_end),
-    )
+    gap = compute_length(submitted_end, retrained)
     if gap == 0:
         return 0
+    movement = sum_movements(compute_movements(submitted_start, submitted_end))
+    moved = math.sqrt(movement.moved_2)
     if not moved or not math.isfinite(gap) or not math.isfinite(moved):
         return MAX_DISTANCE_PPB
-    if least:
-        origin = {name: np.zeros_like(array) for name, array in submitted_end.items()}
-        moved = max(moved, least * _compute_norm(origin, submitted_end))
+    moved = max(moved, least * math.sqrt(movement.after_2))
     return math.ceil(min(PPB * (gap / moved), float(MAX_DISTANCE_PPB)))
 
 

@@ -25,7 +25,7 @@ from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import (
-    CLASS,
+    ROUNDED,
     Register,
     Submit,
     WorkRefutation,
@@ -84,7 +84,7 @@ def make_upload(
         name,
         intervals=intervals,
         model=model,
-        profile=TOLERANCE if tolerance_ppb else CLASS,
+        profile=TOLERANCE if tolerance_ppb else ROUNDED,
         tolerance_ppb=tolerance_ppb,
     )
     contents = {each: f"{name}: {each}".encode() for each in compute_file_names(intervals)}
@@ -100,8 +100,6 @@ def make_upload(
     digest = hashlib.sha256(manifest).digest()
     files[digest] = manifest
     submit = msgspec.structs.replace(record.submit, manifest=digest)
-    if not tolerance_ppb:
-        submit = msgspec.structs.replace(submit, device_class=DEVICE)
     return Upload(replace(record, submit=submit), files)
 
 
@@ -117,7 +115,7 @@ class ScriptedRetracer:
     gate: asyncio.Event | None = None
     """If set, validation waits for it."""
     asked: list[tuple[str, int]] = field(default_factory=list)
-    device_classes: tuple[str, ...] = (OTHER_DEVICE, DEVICE, "tolerance/1")
+    device_classes: tuple[str, ...] = (OTHER_DEVICE, DEVICE)
     fault: str = ""
     """Why exact arithmetic is not among its device classes."""
     failing: frozenset[str] = frozenset()

@@ -23,7 +23,15 @@ from milepost_node.peers import Peers
 from milepost_node.records import Records
 from milepost_node.verifier import Verifier
 from tests.support.ledger import Ledger
-from tests.support.nodes import FAST, ScriptedRetracer, Upload, make_named_genesis, make_upload
+from tests.support.nodes import (
+    DEVICE,
+    FAST,
+    OTHER_DEVICE,
+    ScriptedRetracer,
+    Upload,
+    make_named_genesis,
+    make_upload,
+)
 
 UPLOAD = make_upload("run", intervals=4)
 PARAMS = replace(FAST, auditors=4)
@@ -44,7 +52,10 @@ class Desk:
         self.ledger = Ledger(genesis or make_named_genesis(4, PARAMS))
         self.me = self.ledger.verifiers[0]
         self.others = self.ledger.verifiers[1:]
-        self.retracer = ScriptedRetracer(uploads=[upload])
+        self.retracer = ScriptedRetracer(
+            uploads=[upload],
+            device_classes=tuple({OTHER_DEVICE, DEVICE, upload.submit.device_class}),
+        )
         self.upload = upload
         self.said: list[Payload] = []
         """But for what it serves."""
