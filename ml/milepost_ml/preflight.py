@@ -16,7 +16,8 @@ from milepost_consensus.params import MAX_STEPS_PER_INTERVAL
 from milepost_consensus.payloads import PROFILES
 from milepost_ml.errors import RecordingError
 from milepost_ml.graph import DTYPE_NAMES
-from milepost_ml.recipe import MAX_DATA, SGD, Adam, AdamW, Optimizer
+from milepost_ml.recipe import MAX_DATA
+from milepost_ml.updates import MAX_GROUPS, SGD, Adam, AdamW, Settings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OFF: Final = ("maximize", "foreach", "capturable", "differentiable", "fused")
@@ -102,11 +103,13 @@ def _validate_tensor(name: str, tensor: torch.Tensor) -> None:
         raise _refuse(f"{name} holds {tensor.dtype}, which is not recorded", "unsupported-model")
 
 
-def describe_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Optimizer:
-    """The declaration of an optimizer.
+def describe_optimizer(
+    optimizer: torch.optim.Optimizer, model: torch.nn.Module
+) -> tuple[Settings, ...]:
+    """The declaration of every parameter group of an optimizer.
 
-    Raises RecordingError: unsupported-optimizer for a kind, group or option that recipes do not
-    hold; used-optimizer if it has taken steps already.
+    Raises RecordingError: unsupported-optimizer for a kind or option that recipes do not hold;
+    used-optimizer if it has taken steps already.
     """
     kind = type(optimizer)
     if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
@@ -114,9 +117,10 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module)
             f"{kind.__name__} cannot be recorded; use torch.optim.SGD, Adam or AdamW",
             "unsupported-optimizer",
         )
-    if len(optimizer.param_groups) != 1:
+    groups = optimizer.param_groups
+    if len(groups) > MAX_GROUPS:
         raise _refuse(
-            f"the optimizer has {len(optimizer.param_groups)} parameter groups; a recipe holds one",
+            f"the optimizer has {len(groups)} parameter groups; a recipe holds up to {MAX_GROUPS}",
             "unsupported-optimizer",
         )
     if any(optimizer.state.values()):
@@ -125,16 +129,26 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module)
             " fresh one. Make the optimizer anew before recording",
             "used-optimizer",
         )
-    group = optimizer.param_groups[0]
     for option in _OFF:
-        if group.get(option):
+        if any(group.get(option) for group in groups):
             raise _refuse(
                 f"{kind.__name__}({option}=True) cannot be recorded; leave {option} out",
                 "unsupported-optimizer",
             )
-    _validate_coverage(group["params"], model)
-    read_rate(group)
-    if kind is torch.optim.SGD:
+    _validate_coverage([item for group in groups for item in group["params"]], model)
+    read_rates(optimizer)
+    described = tuple(_describe_group(group) for group in groups)
+    if len({type(each) for each in described}) > 1:
+        raise _refuse(
+            "some parameter groups decouple their weight decay (AdamW) and others do not (Adam);"
+            " use one kind for all",
+            "unsupported-optimizer",
+        )
+    return described
+
+
+def _describe_group(group: Mapping[str, Any]) -> Settings:
+    if "momentum" in group:
         return SGD(
             momentum=float(group["momentum"]),
             dampening=float(group["dampening"]),
@@ -180,11 +194,17 @@ def read_rate(group: Mapping[str, Any]) -> float:
     return float(rate)
 
 
-def get_settings(optimizer: torch.optim.Optimizer) -> tuple[object, ...]:
-    """The optimizer's declared settings as they stand, for noticing that one changed."""
-    group = optimizer.param_groups[0]
-    keys = SGD_KEYS if "momentum" in group else ADAM_KEYS
-    return tuple(group[key] for key in keys)
+def read_rates(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
+    """The learning rate of every group, as `read_rate`."""
+    return tuple(read_rate(group) for group in optimizer.param_groups)
+
+
+def get_settings(optimizer: torch.optim.Optimizer) -> tuple[tuple[object, ...], ...]:
+    """The declared settings of every group as they stand, for noticing that one changed."""
+    return tuple(
+        tuple(group[key] for key in (SGD_KEYS if "momentum" in group else ADAM_KEYS))
+        for group in optimizer.param_groups
+    )
 
 
 def make_data(sources: Sequence[Any]) -> tuple[torch.Tensor, ...]:

@@ -1,10 +1,9 @@
 """The recipe: everything about a run that is not data or state, as a declaration.
 
 A recipe says what is computed (a graph of listed operators), from what (shapes of parameters,
-buffers and data), what the weights start from, how they are updated (optimizer and one learning
-rate per step) and in which order (seed, batch size).  It is data: reading one computes nothing.
-`decode_recipe` refuses whatever `validate_recipe` does not allow, so holders of a decoded recipe
-rely on its soundness.
+buffers and data), what the weights start from, how they are updated (`updates`) and in which order
+(seed, batch size).  It is data: reading one computes nothing.  `decode_recipe` refuses whatever
+`validate_recipe` does not allow, so holders of a decoded recipe rely on its soundness.
 """
 
 from __future__ import annotations
@@ -25,6 +24,16 @@ from milepost_ml.errors import InvalidRecord
 from milepost_ml.initial import Initial, Parent, validate_initial
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
+from milepost_ml.updates import (
+    Clip,
+    Group,
+    Rates,
+    expand_rates,
+    get_slots,
+    has_counter,
+    validate_clip,
+    validate_groups,
+)
 
 FORMAT: Final = "milepost/recipe/1"
 MAX_RECIPE_BYTES: Final = 16 * 1024 * 1024
@@ -32,7 +41,6 @@ MAX_TENSORS: Final = 10_000
 MAX_DATA: Final = 8
 MAX_STATE_BYTES: Final = 2**36
 MAX_BATCH: Final = 2**20
-MAX_RATE: Final = 1e6
 RATE_UNITS: Final = 10**9
 """Rate sums count learning rates in units of 10^-9."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
@@ -48,40 +56,8 @@ class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trained: bool
 
 
-class SGD(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sgd"):
-    """torch.optim.SGD."""
-
-    momentum: float
-    dampening: float
-    weight_decay: float
-    nesterov: bool
-
-
-class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adam"):
-    """torch.optim.Adam: weight decay is added to the gradient."""
-
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    amsgrad: bool
-
-
-class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adamw"):
-    """torch.optim.AdamW: weight decay shrinks the weights."""
-
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    amsgrad: bool
-
-
-Optimizer = SGD | Adam | AdamW
-
-
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run declares.  `rates` are run lengths: (steps, learning rate of each of them)."""
+    """What a run declares."""
 
     device_class: str
     seed: str
@@ -95,10 +71,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     buffers: tuple[TensorSpec, ...]
     initial: tuple[Initial, ...]
     """What each tensor of the model starts from, in the order of `get_model_specs`."""
-    optimizer: Optimizer
-    rates: tuple[tuple[int, float], ...]
+    groups: tuple[Group, ...]
     graph: Graph
     profile: str
+    clip: Clip | None = None
     format: str = FORMAT
 
     @property
@@ -121,14 +97,38 @@ def get_steps(recipe: Recipe, interval: int) -> range:
 
 
 def get_rates(recipe: Recipe, steps: range) -> tuple[float, ...]:
-    """The learning rates of consecutive steps."""
-    rates: list[float] = []
-    start = 0
-    for count, rate in recipe.rates:
-        low, high = max(start, steps.start), min(start + count, steps.stop)
-        rates.extend([rate] * max(0, high - low))
-        start += count
-    return tuple(rates)
+    """The learning rates of consecutive steps; of several groups their mean over all weights."""
+    elements = count_elements(recipe)
+    parts = [expand_rates(group.rates, steps) for group in recipe.groups]
+    return tuple(compute_mean_rate(rates, elements) for rates in zip(*parts, strict=True))
+
+
+def set_rates(recipe: Recipe, steps: int, rates: Sequence[Rates]) -> Recipe:
+    """The recipe of so many steps with these learning rates, one run-length list a group."""
+    groups = tuple(
+        msgspec.structs.replace(group, rates=each)
+        for group, each in zip(recipe.groups, rates, strict=True)
+    )
+    return msgspec.structs.replace(recipe, steps=steps, groups=groups)
+
+
+def count_elements(recipe: Recipe) -> tuple[int, ...]:
+    """How many numbers each group trains."""
+    sizes = {item.name: math.prod(item.shape) for item in recipe.parameters}
+    return tuple(sum(sizes[name] for name in group.parameters) for group in recipe.groups)
+
+
+def compute_mean_rate(rates: Sequence[float], elements: Sequence[int]) -> float:
+    """One step's learning rate over groups of so many trained numbers each.
+
+    Of several groups it is the mean over all numbers, in whole units of 10^-9, rounded down.
+    """
+    if len(rates) == 1:
+        return rates[0]
+    total = sum(
+        count * round(rate * RATE_UNITS) for rate, count in zip(rates, elements, strict=True)
+    )
+    return (total // sum(elements)) / RATE_UNITS
 
 
 def compute_rate_sum(rates: Sequence[float]) -> int:
@@ -146,17 +146,16 @@ def get_optimizer_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
     """The optimizer's tensors after `step` steps, named "<parameter>.<slot>"."""
     if step == 0:
         return ()
-    optimizer = recipe.optimizer
-    if isinstance(optimizer, SGD):
-        slots, counter = ["momentum_buffer"] if optimizer.momentum else [], False
-    else:
-        slots, counter = ["exp_avg", "exp_avg_sq"], True
-        slots += ["max_exp_avg_sq"] if optimizer.amsgrad else []
+    owners = {name: group.optimizer for group in recipe.groups for name in group.parameters}
     specs = []
     for item in recipe.parameters:
         if item.trained:
-            specs += [TensorSpec(f"{item.name}.{slot}", "F32", item.shape) for slot in slots]
-            specs += [TensorSpec(f"{item.name}.step", "F32", ())] if counter else []
+            optimizer = owners[item.name]
+            specs += [
+                TensorSpec(f"{item.name}.{slot}", "F32", item.shape)
+                for slot in get_slots(optimizer)
+            ]
+            specs += [TensorSpec(f"{item.name}.step", "F32", ())] * has_counter(optimizer)
     return tuple(specs)
 
 
@@ -232,8 +231,10 @@ def validate_recipe(recipe: Recipe) -> None:
         raise _bad(str(error)) from error
     _require(_SEED.fullmatch(recipe.seed) is not None, "the seed is not 64 hexadecimal digits")
     _validate_plan(recipe)
+    trained = [item.name for item in recipe.parameters if item.trained]
+    validate_groups(recipe.groups, trained, recipe.steps)
+    validate_clip(recipe.clip)
     _validate_tensors(recipe)
-    _validate_optimizer(recipe.optimizer)
     known = {
         "parameter": {item.name for item in recipe.parameters},
         "buffer": {spec.name for spec in recipe.buffers},
@@ -262,11 +263,6 @@ def _validate_plan(recipe: Recipe) -> None:
         f"{recipe.steps} steps in intervals of {recipe.steps_per_interval}, at most"
         f" {MAX_INTERVALS} intervals of {MAX_STEPS_PER_INTERVAL} are possible",
     )
-    for length, rate in recipe.rates:
-        _require(length >= 1, "a run of learning rates has no steps")
-        _require(math.isfinite(rate) and 0 <= rate <= MAX_RATE, f"a learning rate of {rate}")
-    declared = sum(length for length, _ in recipe.rates)
-    _require(declared == recipe.steps, f"{declared} learning rates for {recipe.steps} steps")
 
 
 def _validate_spec(spec: TensorSpec) -> None:
@@ -303,19 +299,3 @@ def _validate_tensors(recipe: Recipe) -> None:
     )
     total = sum(spec.size_bytes for spec in state)
     _require(total <= MAX_STATE_BYTES, f"a state of {total} bytes, the limit is {MAX_STATE_BYTES}")
-
-
-def _validate_optimizer(optimizer: Optimizer) -> None:
-    if isinstance(optimizer, SGD):
-        shares = {"momentum": optimizer.momentum, "dampening": optimizer.dampening}
-        positive = {"weight_decay": optimizer.weight_decay}
-        _require(
-            not optimizer.nesterov or (optimizer.momentum > 0 and optimizer.dampening == 0),
-            "nesterov needs momentum and no dampening",
-        )
-    else:
-        shares = {"beta1": optimizer.beta1, "beta2": optimizer.beta2}
-        positive = {"eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
-        _require(max(shares.values()) < 1, "a beta is not below 1")
-    for name, value in (shares | positive).items():
-        _require(math.isfinite(value) and 0 <= value <= 1e6, f"{name} = {value}")

@@ -97,6 +97,31 @@ def wait_for_check(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+class RunningCheck:
+    """The self-check of a run that is still going on: begun once, told once."""
+
+    def __init__(self) -> None:
+        self._folder = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._told = False
+
+    def poll(self, folder: Path) -> str | None:
+        """Begin with the folder's first interval; what was found, the first time it is known."""
+        if self._process is None:
+            self._folder, self._process = folder, start_check(folder)
+        if self._told or self._process.poll() is None:
+            return None
+        self._told = True
+        return describe_check(self._folder, self._process)
+
+    def wait(self) -> str | None:
+        """Wait for its end; as `poll`."""
+        if self._process is None or self._told:
+            return None
+        wait_for_check(self._process)
+        return self.poll(self._folder)
+
+
 def describe_check(folder: Path, process: subprocess.Popen[bytes]) -> str:
     """What an ended self-check found, as a sentence."""
     try:

@@ -28,8 +28,10 @@ from milepost_ml.files import DATA
 from milepost_ml.graph import TORCH_DTYPES, GraphRunner
 from milepost_ml.images import unify_nans
 from milepost_ml.keyed import Order, compute_generator_seed
-from milepost_ml.recipe import SGD, Adam, Optimizer, Recipe, get_model_specs, get_rates
+from milepost_ml.optimizing import clip_gradients, collect_optimizer_slots, make_optimizer
+from milepost_ml.recipe import Recipe, get_model_specs
 from milepost_ml.snapshots import map_tensors
+from milepost_ml.updates import expand_rates
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -67,32 +69,6 @@ def copy_tensor(array: Array) -> torch.Tensor:
     tensor = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype)
     tensor.numpy()[...] = array
     return tensor
-
-
-def make_optimizer(
-    declared: Optimizer, parameters: list[torch.nn.Parameter], rate: float
-) -> torch.optim.Optimizer:
-    """PyTorch's optimizer with the declared settings."""
-    if isinstance(declared, SGD):
-        return torch.optim.SGD(
-            parameters,
-            lr=rate,
-            momentum=declared.momentum,
-            dampening=declared.dampening,
-            weight_decay=declared.weight_decay,
-            nesterov=declared.nesterov,
-            foreach=False,
-        )
-    make = torch.optim.Adam if isinstance(declared, Adam) else torch.optim.AdamW
-    return make(
-        parameters,
-        lr=rate,
-        betas=(declared.beta1, declared.beta2),
-        eps=declared.eps,
-        weight_decay=declared.weight_decay,
-        amsgrad=declared.amsgrad,
-        foreach=False,
-    )
 
 
 def _find_unfit(runner: GraphRunner, recipe: Recipe, profile: Profile) -> str | None:
@@ -145,9 +121,7 @@ class Stepper:
         self._buffers = {
             spec.name: self._take(tensors[MODEL_PREFIX + spec.name]) for spec in recipe.buffers
         }
-        trained = [self._parameters[item.name] for item in recipe.parameters if item.trained]
-        # The rate is set again before every step; the last state of a run has none.
-        self._optimizer = make_optimizer(recipe.optimizer, trained, rate=0.0)
+        self._optimizer = make_optimizer(recipe.groups, self._parameters)
         self._profile.set_options(self._optimizer)
         for name in sorted(tensors):
             if name.startswith(OPTIMIZER_PREFIX):
@@ -193,13 +167,14 @@ class Stepper:
         batch = compute_batch_digest(compute_record_digests(rows))
         if self._unfit is not None:
             raise StepFailed(self._unfit, batch)
-        (rate,) = get_rates(self._recipe, range(self.step, self.step + 1))
-        self._optimizer.param_groups[0]["lr"] = rate
+        for group, declared in zip(self._optimizer.param_groups, self._recipe.groups, strict=True):
+            (group["lr"],) = expand_rates(declared.rates, range(self.step, self.step + 1))
         data = {name: self._take(array) for name, array in rows.items()}
         self._profile.reseed(compute_generator_seed(self._recipe.seed_bytes, self.step))
         try:
             with self._profile.active():
                 loss = self._differentiate(data)
+                clip_gradients(self._recipe, self._parameters)
                 gradients = self._get_gradients()
                 self._optimizer.step()
         except _FAILURES as error:
@@ -262,16 +237,3 @@ class Stepper:
             compute_content_digest(self.get_model()),
             compute_content_digest(self.get_optimizer_state()),
         )
-
-
-def collect_optimizer_slots(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    """An optimizer's tensors as "<parameter>.<slot>"; slots it has not filled yet are left out."""
-    return {
-        f"{name}.{slot}": value
-        for name, parameter in parameters.items()
-        if parameter in optimizer.state
-        for slot, value in optimizer.state[parameter].items()
-        if isinstance(value, torch.Tensor)
-    }

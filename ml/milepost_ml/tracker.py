@@ -16,7 +16,7 @@ import torch
 
 from milepost_ml.errors import RecordingError
 from milepost_ml.keyed import Indices
-from milepost_ml.preflight import get_settings, read_rate
+from milepost_ml.preflight import get_settings, read_rates
 from milepost_ml.scribe import RecordedStep, StepImages
 from milepost_ml.watch import StateWatch
 
@@ -28,7 +28,7 @@ class _Pending:
         self.number = number
         self.records = records
         self.batch = batch
-        self.rate = 0.0
+        self.rates: tuple[float, ...] = ()
         self.loss: float | None = None
         self.images: StepImages | None = None
         self.stepped = False
@@ -138,7 +138,7 @@ class StepTracker:
         seconds, self._clock, self._pending = begin - self._clock, begin, None
         self.seconds += time.perf_counter() - begin
         return RecordedStep(
-            pending.images, pending.records.tolist(), pending.loss, pending.rate, seconds
+            pending.images, pending.records.tolist(), pending.loss, pending.rates, seconds
         )
 
     def _before_step(
@@ -156,7 +156,7 @@ class StepTracker:
         if len(args) > 1 or any(value is not None for value in kwargs.values()):
             raise RecordingError("opt.step(closure) cannot be recorded; call opt.step()")
         self._validate_declared(pending)
-        pending.rate = read_rate(optimizer.param_groups[0])
+        pending.rates = read_rates(optimizer)
         pending.images = self._take_images()
         self._watch.copy_gradients(pending.images)
         self.seconds += time.perf_counter() - begin
@@ -179,7 +179,7 @@ class StepTracker:
                 slug="wrong-mode",
             )
         settings = get_settings(self._optimizer)
-        if settings != self._settings or len(self._optimizer.param_groups) > 1:
+        if settings != self._settings:
             raise RecordingError(
                 f"the optimizer's settings changed at step {pending.number} from"
                 f" {self._settings} to {settings}; only the learning rate may change (schedules"

@@ -17,9 +17,9 @@ from milepost_ml.digests import MODEL_PREFIX
 from milepost_ml.errors import RecordingError
 from milepost_ml.graph import TORCH_DTYPES
 from milepost_ml.images import ContentImage
+from milepost_ml.optimizing import collect_optimizer_slots
 from milepost_ml.recipe import Recipe, get_model_specs, get_optimizer_specs
 from milepost_ml.scribe import StepImages
-from milepost_ml.stepper import collect_optimizer_slots
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -84,7 +84,16 @@ class StateWatch:
         self._versions = self._get_versions()
 
     def get_start(self) -> dict[str, Array]:
-        """Snapshot 0 as views: the model alone, because a fresh optimizer has no state."""
+        """Snapshot 0 as views: the model alone, because a fresh optimizer has no state.
+
+        Raises RecordingError (not-finite).
+        """
+        for name, tensor in self._tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise RecordingError(
+                    f"{MODEL_PREFIX}{name} holds NaN or infinity before training",
+                    slug="not-finite",
+                )
         return {
             MODEL_PREFIX + name: tensor.detach().to(self._recorded[name]).numpy()
             for name, tensor in self._tensors.items()

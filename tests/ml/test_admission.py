@@ -38,7 +38,7 @@ from milepost_ml.files import (
     decode_manifest,
     encode_manifest,
 )
-from milepost_ml.recipe import Recipe, compute_recipe_digest, encode_recipe
+from milepost_ml.recipe import Recipe, compute_recipe_digest, encode_recipe, set_rates
 from milepost_ml.record_files import STEP_BYTES, read_state
 from milepost_ml.snapshots import read_tensors
 from tests.support.records import (
@@ -498,7 +498,7 @@ def test_another_seed_than_the_one_recorded_with_is_refused(spoilt: Spoilt) -> N
 
 
 def test_other_learning_rates_are_other_rate_sums(spoilt: Spoilt) -> None:
-    recipe = msgspec.structs.replace(read_recipe_of(spoilt.folder), rates=((STEPS, 0.1),))
+    recipe = set_rates(read_recipe_of(spoilt.folder), STEPS, [((STEPS, 0.1),)])
     lie = _resubmit_recipe(spoilt, encode_recipe(recipe))
     assert "rate_sums[1]" in str(_refusal(lie, spoilt.files))
 

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from milepost_ml.errors import RecordingError
 from milepost_ml.preflight import describe_optimizer, make_data, validate_model
-from milepost_ml.recipe import SGD, Adam, AdamW
+from milepost_ml.updates import SGD, Adam, AdamW
 from tests.support.models import MLP, ConvNet
 
 
@@ -77,13 +77,13 @@ def test_optimizers_are_declared_as_they_are() -> None:
     parameters = list(model.parameters())
     make = torch.optim
     sgd = make.SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
-    assert describe_optimizer(sgd, model) == SGD(0.9, 0.0, 1e-4, True)
+    assert describe_optimizer(sgd, model) == (SGD(0.9, 0.0, 1e-4, True),)
     adam = make.Adam(parameters, 0.1, betas=(0.8, 0.9), eps=1e-6, amsgrad=True)
-    assert describe_optimizer(adam, model) == Adam(0.8, 0.9, 1e-6, 0.0, True)
+    assert describe_optimizer(adam, model) == (Adam(0.8, 0.9, 1e-6, 0.0, True),)
     adamw = make.AdamW(parameters, 0.1, weight_decay=0.2)
-    assert describe_optimizer(adamw, model) == AdamW(0.9, 0.999, 1e-8, 0.2, False)
+    assert describe_optimizer(adamw, model) == (AdamW(0.9, 0.999, 1e-8, 0.2, False),)
     decoupled = make.Adam(parameters, 0.1, weight_decay=0.2, decoupled_weight_decay=True)
-    assert describe_optimizer(decoupled, model) == AdamW(0.9, 0.999, 1e-8, 0.2, False)
+    assert describe_optimizer(decoupled, model) == (AdamW(0.9, 0.999, 1e-8, 0.2, False),)
 
 
 OPTIMIZERS: list[tuple[Callable[[nn.Module], torch.optim.Optimizer], str]] = [
@@ -95,7 +95,12 @@ OPTIMIZERS: list[tuple[Callable[[nn.Module], torch.optim.Optimizer], str]] = [
     (lambda m: torch.optim.SGD(m.parameters(), 0.1, differentiable=True), "differentiable"),
     (lambda m: torch.optim.AdamW(m.parameters(), capturable=True), "capturable"),
     (lambda m: torch.optim.SGD(m.parameters(), torch.tensor(0.1)), "learning rate"),
-    (lambda m: torch.optim.SGD([{"params": [p]} for p in m.parameters()], 0.1), "groups"),
+    (
+        lambda m: torch.optim.Adam(
+            [{"params": [p], "decoupled_weight_decay": p.dim() > 1} for p in m.parameters()]
+        ),
+        "one kind",
+    ),
     (lambda m: torch.optim.SGD([*m.parameters(), nn.Parameter(torch.ones(1))], 0.1), "parameter"),
     (lambda m: torch.optim.SGD(list(m.parameters())[:3], 0.1), "second.bias"),
 ]

@@ -97,7 +97,7 @@ def test_the_registered_recipe_is_the_recorded_one(tmp_path: Path) -> None:
     _, recipe = read_recipe(FolderFiles(folder))
     (request,) = network.requests
     assert recipe.seed_bytes == SEED
-    assert recipe.rates == ((4, 0.1), (4, 0.05), (4, 0.025))
+    assert recipe.groups[0].rates == ((4, 0.1), (4, 0.05), (4, 0.025))
     assert request.recipe == compute_unseeded_digest(recipe)
     submit, _ = build_submit(folder)
     assert request[1:] == (submit.dataset_root, submit.records, b"")
@@ -204,8 +204,8 @@ def test_foreseeing_rates_changes_neither_scheduler_nor_weights(tmp_path: Path) 
 
     folder = train(tmp_path, register=Network(), make_schedule=make)
     _, recipe = read_recipe(FolderFiles(folder))
-    assert recipe.rates[0] == (1, seen[0])
-    assert len(recipe.rates) == STEPS
+    assert recipe.groups[0].rates[0] == (1, seen[0])
+    assert len(recipe.groups[0].rates) == STEPS
 
 
 # Parents -----------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
 
 from milepost_consensus.payloads import CLASS
+from milepost_ml.loop import LoopOptions
 from milepost_ml.recorder import Run
 from tests.support.models import Task, make_model, make_task
 
@@ -43,10 +44,13 @@ def record(
     selfcheck: bool = False,
     seed: int = 3,
     profile: str = CLASS,
+    clip: Callable[[nn.Module], object] | None = None,
+    **options: Unpack[LoopOptions],
 ) -> Path:
     """Record a run and return its folder.
 
-    `cheat` is called with each step's number before its forward pass, `after` after its update.
+    `cheat` is called with each step's number before its forward pass, `clip` with the model before
+    its update, `after` after it.  `options` are declared to the run.
     """
     chosen = make_task(task) if isinstance(task, str) else task
     model = make_model(chosen)
@@ -63,6 +67,7 @@ def record(
         profile=profile,
         selfcheck=selfcheck,
         quiet=True,
+        **options,
     )
     batches = run.batches(chosen.inputs, chosen.targets, batch_size=batch_size, steps=steps)
     for step, (x, y) in enumerate(batches):
@@ -72,6 +77,8 @@ def record(
         loss = chosen.loss(model(loop.batch[0]), loop.batch[1])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if clip is not None:
+            clip(model)
         optimizer.step()
         if after is not None:
             after(step, loop)

@@ -156,7 +156,13 @@ def make_profile(name: str) -> Profile:
 
 
 def _set_group_options(optimizer: torch.optim.Optimizer, **options: bool) -> Callable[[], None]:
-    (group,) = optimizer.param_groups
-    before = {name: group[name] for name in options}
-    group.update(options)
-    return lambda: group.update(before)
+    groups = optimizer.param_groups
+    before = [{name: group[name] for name in options} for group in groups]
+    for group in groups:
+        group.update(options)
+
+    def undo() -> None:
+        for group, chosen in zip(groups, before, strict=True):
+            group.update(chosen)
+
+    return undo

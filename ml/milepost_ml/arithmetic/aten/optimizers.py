@@ -1,4 +1,4 @@
-"""One optimizer step for all parameters: PyTorch's fused operators, rules E28 and E29."""
+"""One update of all parameters: fused optimizers and clipping, rules E28, E29 and E36."""
 
 from __future__ import annotations
 
@@ -8,10 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milepost_ml.arithmetic.aten.elementwise import clamp, compute_norm
 from milepost_ml.arithmetic.select import get_backend
 from milepost_ml.arithmetic.table import computes, passes, refuse, require, require_float32
 
 passes("_foreach_add_.Scalar")  # the counters of steps: whole numbers
+
+
+@computes("_foreach_norm.Scalar")
+def _norms(tensors: Sequence[Tensor], order: float = 2, dtype: Any = None) -> list[Tensor]:
+    return [compute_norm(each, order, dtype=dtype) for each in tensors]
+
+
+@computes("_foreach_mul_.Tensor")
+def _scale(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    require_float32("_foreach_mul_", (*tensors, factor))
+    for each in tensors:
+        each.mul_(factor)
+
+
+@computes("_foreach_clamp_min_.Scalar")
+def _clamp_below(tensors: Sequence[Tensor], low: float) -> None:
+    for each in tensors:
+        each.copy_(clamp(each, low, None))
+
+
+@computes("_foreach_clamp_max_.Scalar")
+def _clamp_above(tensors: Sequence[Tensor], high: float) -> None:
+    for each in tensors:
+        each.copy_(clamp(each, None, high))
 
 
 def _validate(

@@ -1,0 +1,48 @@
+"""What a training loop does besides forward, backward and the optimizer's step, as it is declared.
+
+The loop goes on doing these things itself, with PyTorch's own functions; the recipe states them,
+and whoever retraces does the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+from milepost_ml.errors import InvalidRecord, RecordingError
+from milepost_ml.updates import Clip, ClipNorm, ClipValue, validate_clip
+
+
+class LoopOptions(TypedDict, total=False):
+    """The options of `Run` that say what the loop does."""
+
+    clip_norm: float | ClipNorm | None
+    """The loop calls torch.nn.utils.clip_grad_norm_(model.parameters(), this) before opt.step()."""
+    clip_value: float | None
+    """Likewise clip_grad_value_."""
+
+
+class Loop(NamedTuple):
+    """The same, checked."""
+
+    clip: Clip | None
+
+
+def make_loop(options: LoopOptions) -> Loop:
+    """Raises RecordingError (bad-plan) for options that cannot be or exclude each other."""
+    loop = Loop(clip=_make_clip(options.get("clip_norm"), options.get("clip_value")))
+    try:
+        validate_clip(loop.clip)
+    except InvalidRecord as error:
+        raise RecordingError(str(error), slug="bad-plan") from error
+    return loop
+
+
+def _make_clip(norm: float | ClipNorm | None, value: float | None) -> Clip | None:
+    if norm is not None and value is not None:
+        raise RecordingError(
+            "clip_norm= and clip_value= exclude each other: a step clips its gradients once",
+            slug="bad-plan",
+        )
+    if value is not None:
+        return ClipValue(float(value))
+    return norm if norm is None or isinstance(norm, ClipNorm) else ClipNorm(float(norm))
