@@ -118,6 +118,8 @@ def declare(
         graph=captured.graph,
         profile=profile.name,
         clip=loop.clip,
+        accumulate=loop.accumulate,
+        augment=loop.augment,
     )
     try:
         validate_recipe(set_rates(recipe, 1, [((1, 0.0),)] * len(recipe.groups)))

@@ -6,8 +6,10 @@ and whoever retraces does the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from milepost_ml.augmentation import Crop, Flip, Transformation
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.updates import Clip, ClipNorm, ClipValue, validate_clip
 
@@ -19,17 +21,36 @@ class LoopOptions(TypedDict, total=False):
     """The loop calls torch.nn.utils.clip_grad_norm_(model.parameters(), this) before opt.step()."""
     clip_value: float | None
     """Likewise clip_grad_value_."""
+    accumulate: int
+    """Batches a step: the loop calls (loss / accumulate).backward() for each, and opt.step() after
+    the last of them."""
+    augment: Sequence[Transformation]
+    """`batches` gives the images of its first tensor flipped and cropped in this order."""
 
 
 class Loop(NamedTuple):
     """The same, checked."""
 
     clip: Clip | None
+    accumulate: int
+    augment: tuple[Transformation, ...]
 
 
 def make_loop(options: LoopOptions) -> Loop:
     """Raises RecordingError (bad-plan) for options that cannot be or exclude each other."""
-    loop = Loop(clip=_make_clip(options.get("clip_norm"), options.get("clip_value")))
+    loop = Loop(
+        clip=_make_clip(options.get("clip_norm"), options.get("clip_value")),
+        accumulate=options.get("accumulate", 1),
+        augment=tuple(options.get("augment", ())),
+    )
+    if loop.accumulate < 1:
+        raise RecordingError(f"accumulate={loop.accumulate}: at least one batch", slug="bad-plan")
+    for each in loop.augment:
+        if not isinstance(each, Flip | Crop):
+            raise RecordingError(
+                f"augment= holds {each!r:.80}; milepost.Flip and milepost.Crop can be repeated",
+                slug="bad-plan",
+            )
     try:
         validate_clip(loop.clip)
     except InvalidRecord as error:

@@ -41,6 +41,14 @@ def _get_options(optimizer: Settings) -> dict[str, object]:
     return options
 
 
+def average(losses: Sequence[float]) -> float:
+    """A step's loss: its batches' losses, added in order in float64, by their number."""
+    total = losses[0]
+    for loss in losses[1:]:  # not sum(), which compensates in some versions of Python
+        total += loss
+    return total / len(losses)
+
+
 def clip_gradients(recipe: Recipe, parameters: Parameters) -> None:
     """Clip the gradients of all trained parameters as the recipe says, if it does."""
     clip = recipe.clip

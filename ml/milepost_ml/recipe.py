@@ -19,6 +19,7 @@ from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
 from milepost_consensus.payloads import PROFILES, validate_device_class
+from milepost_ml.augmentation import Transformation, validate_augmentation
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.initial import Initial, Parent, validate_initial
@@ -75,6 +76,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graph: Graph
     profile: str
     clip: Clip | None = None
+    accumulate: int = 1
+    """How many batches make one step; their losses are each divided by this number."""
+    augment: tuple[Transformation, ...] = ()
+    """What happens to the records of "data.0" before a batch is fed, in order."""
     format: str = FORMAT
 
     @property
@@ -84,6 +89,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def intervals(self) -> int:
         return -(-self.steps // self.steps_per_interval)
+
+    @property
+    def records_per_step(self) -> int:
+        return self.accumulate * self.batch_size
 
     @property
     def seed_bytes(self) -> bytes:
@@ -256,6 +265,12 @@ def _validate_plan(recipe: Recipe) -> None:
     _require(1 <= recipe.records <= MAX_RECORDS, f"{recipe.records} records")
     high = min(MAX_BATCH, recipe.records)
     _require(1 <= recipe.batch_size <= high, f"batch size {recipe.batch_size}, at most {high}")
+    _require(
+        recipe.accumulate >= 1 and recipe.records_per_step <= MAX_BATCH,
+        f"{recipe.accumulate} batches of {recipe.batch_size} accumulated, {MAX_BATCH} records are"
+        " possible",
+    )
+    validate_augmentation(recipe.augment, recipe.data[0])
     _require(
         1 <= recipe.steps_per_interval <= MAX_STEPS_PER_INTERVAL
         and recipe.steps >= 1

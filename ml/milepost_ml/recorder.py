@@ -28,6 +28,7 @@ import torch
 from milepost_consensus.payloads import PROFILES
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
+from milepost_ml.augmentation import augment_batch
 from milepost_ml.declaration import (
     Schedule,
     choose_start,
@@ -42,7 +43,7 @@ from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import DATA
 from milepost_ml.initial import Distribution
-from milepost_ml.keyed import Order, compute_generator_seed, make_seed
+from milepost_ml.keyed import Order, compute_generator_seed, make_order, make_seed
 from milepost_ml.loop import LoopOptions, make_loop
 from milepost_ml.preflight import (
     describe_optimizer,
@@ -63,6 +64,7 @@ from milepost_ml.scribe import Scribe, get_now, make_folder
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.snapshots import write_tensors
 from milepost_ml.starting import set_derived, set_parent
+from milepost_ml.stepper import copy_tensor
 from milepost_ml.tracker import StepTracker
 from milepost_ml.watch import StateWatch
 
@@ -146,11 +148,11 @@ class Run:
     def batches(
         self, *data: Any, batch_size: int, steps: int
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The batches of the run: one tuple of tensors a step, inputs first, target last.
+        """The batches of the run: tuples of tensors, inputs first, target last.
 
         `data` are tensors with equally many rows, or one map-style data set of such tuples.  The
-        loop must do one optimizer step and one `log` for every batch.  Raises RecordingError, and
-        OSError if the record cannot be begun.
+        loop must do one `log` for every batch and one optimizer step for every batch, or for every
+        `accumulate` of them.  Raises RecordingError, and OSError if the record cannot be begun.
         """
         if self._record is not None:
             raise RecordingError("run.batches() was called twice; a run is one loop")
@@ -178,7 +180,7 @@ class Run:
         if self._continued is not None:
             set_parent(self._model, self._continued)
         set_derived(self._model, recipe)
-        order = Order(seed=self.seed, records=recipe.records, batch_size=batch_size)
+        order = make_order(recipe)
         arithmetic = Session(profile, self._model, self._optimizer)
         try:
             watch = StateWatch(recipe, self._model, self._optimizer, profile)
@@ -191,6 +193,7 @@ class Run:
             self._optimizer,
             watch,
             scribe.take,
+            accumulate=recipe.accumulate,
             loss_dtype=profile.dtype,
             on_refusal=arithmetic.leave,
         )
@@ -283,6 +286,7 @@ class Run:
                 "name": self._name,
                 "created": get_now(),
                 "batch_size": recipe.batch_size,
+                "accumulate": recipe.accumulate,
                 "records": recipe.records,
                 "every": self._every,
                 "seed": recipe.seed,
@@ -307,13 +311,19 @@ class Run:
         tracker: StepTracker,
         arithmetic: Session,
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        for number in range(steps):
+        augment = self._loop.augment
+        for number in range(steps * self._loop.accumulate):
             self._settle()
             records = order.get_indices(number)
             indices = torch.from_numpy(records)
-            batch = arithmetic.convert(tensor.index_select(0, indices) for tensor in tensors)
+            rows = [tensor.index_select(0, indices) for tensor in tensors]
+            if augment:
+                images = rows[0].numpy()
+                images = augment_batch(images, augment, seed=self.seed, number=number)
+                rows[0] = copy_tensor(images)
+            batch = arithmetic.convert(rows)
             if not self._stopped:
-                tracker.begin(number, records, batch)
+                tracker.begin(number // self._loop.accumulate, records, batch)
             arithmetic.enter(compute_generator_seed(self.seed, number))
             try:
                 yield batch

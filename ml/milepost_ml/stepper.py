@@ -16,6 +16,7 @@ import torch
 from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.arithmetic.rounded import round_tensors
+from milepost_ml.augmentation import augment_batch
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
@@ -27,8 +28,8 @@ from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA
 from milepost_ml.graph import TORCH_DTYPES, GraphRunner
 from milepost_ml.images import unify_nans
-from milepost_ml.keyed import Order, compute_generator_seed
-from milepost_ml.optimizing import clip_gradients, collect_optimizer_slots, make_optimizer
+from milepost_ml.keyed import compute_generator_seed, make_order
+from milepost_ml.optimizing import average, clip_gradients, collect_optimizer_slots, make_optimizer
 from milepost_ml.recipe import Recipe, get_model_specs
 from milepost_ml.snapshots import map_tensors
 from milepost_ml.updates import expand_rates
@@ -94,9 +95,7 @@ class Stepper:
         self._profile.configure()
         self._recipe = recipe
         self._data = map_tensors(data, recipe.data, name=DATA)
-        self._order = Order(
-            seed=recipe.seed_bytes, records=recipe.records, batch_size=recipe.batch_size
-        )
+        self._order = make_order(recipe)
         self._runner = GraphRunner(recipe.graph)
         self._unfit = _find_unfit(self._runner, recipe, self._profile)
         self._parameters: dict[str, torch.nn.Parameter] = {}
@@ -145,9 +144,9 @@ class Stepper:
         rounded = round_tensors(list(slots.values()), [torch.float32] * len(slots))
         self._slots = dict(zip(slots, rounded, strict=True))
 
-    def get_batch(self, step: int) -> dict[str, Array]:
-        """The rows of every data tensor that a step sees."""
-        indices = self._order.get_indices(step)
+    def get_batch(self, number: int) -> dict[str, Array]:
+        """The rows of every data tensor in batch `number`, as they are in the data."""
+        indices = self._order.get_indices(number)
         rows = {name: np.ascontiguousarray(array[indices]) for name, array in self._data.items()}
         for name, array in rows.items():
             if array.dtype == np.bool_ and array.view(np.uint8).max() > 1:
@@ -157,23 +156,25 @@ class Stepper:
         return rows
 
     def get_batch_digest(self, step: int) -> bytes:
-        """The digest of a step's batch, from the data themselves."""
-        return compute_batch_digest(compute_record_digests(self.get_batch(step)))
+        """The digest of the records of a step, from the data themselves."""
+        return compute_batch_digest(
+            digest
+            for number in self._order.get_numbers(step)
+            for digest in compute_record_digests(self.get_batch(number))
+        )
 
     def run_step(self) -> StepResult:
         """Do the next step.  Raises StepFailed where PyTorch cannot."""
         assert self._optimizer is not None
-        rows = self.get_batch(self.step)
-        batch = compute_batch_digest(compute_record_digests(rows))
+        batch = self.get_batch_digest(self.step)
         if self._unfit is not None:
             raise StepFailed(self._unfit, batch)
         for group, declared in zip(self._optimizer.param_groups, self._recipe.groups, strict=True):
             (group["lr"],) = expand_rates(declared.rates, range(self.step, self.step + 1))
-        data = {name: self._take(array) for name, array in rows.items()}
-        self._profile.reseed(compute_generator_seed(self._recipe.seed_bytes, self.step))
         try:
             with self._profile.active():
-                loss = self._differentiate(data)
+                self._optimizer.zero_grad()
+                losses = [self._differentiate(n) for n in self._order.get_numbers(self.step)]
                 clip_gradients(self._recipe, self._parameters)
                 gradients = self._get_gradients()
                 self._optimizer.step()
@@ -183,17 +184,25 @@ class Stepper:
             raise StepFailed(str(error), batch) from error
         self._round()
         self.step += 1
-        number = self._export(loss.detach().to(torch.float32)).astype("<f4").tobytes()
+        loss = self._export(torch.tensor(average(losses), dtype=torch.float64).to(torch.float32))
+        number = loss.astype("<f4").tobytes()
         return StepResult(batch, compute_content_digest(gradients), number, self.get_digest())
 
-    def _differentiate(self, data: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        assert self._optimizer is not None
+    def _differentiate(self, number: int) -> float:
+        """Add the gradient of one batch to what is there; returns its loss."""
+        recipe, rows = self._recipe, self.get_batch(number)
+        if recipe.augment:
+            rows["data.0"] = augment_batch(
+                rows["data.0"], recipe.augment, seed=recipe.seed_bytes, number=number
+            )
+        data = {name: self._take(array) for name, array in rows.items()}
+        self._profile.reseed(compute_generator_seed(recipe.seed_bytes, number))
         loss = self._runner.run(
             {"parameter": self._parameters, "buffer": self._buffers, "data": data}
         )
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        share = loss / recipe.accumulate if recipe.accumulate > 1 else loss
+        share.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
 
     def _get_gradients(self) -> dict[str, Array]:
         gradients = {}

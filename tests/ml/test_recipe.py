@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost_consensus.crypto import compute_digest
+from milepost_ml.augmentation import Crop, Flip
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.recipe import (
     MAX_RECIPE_BYTES,
@@ -48,6 +49,16 @@ def test_recipes_survive_encoding() -> None:
     for optimizer in (MOMENTUM, ADAM, ADAMW):
         recipe = change(groups=make_groups(optimizer))
         assert decode_recipe(encode_recipe(recipe)) == recipe
+
+
+def test_what_a_loop_does_survives_encoding() -> None:
+    recipe = change(
+        data=IMAGES,
+        clip=ClipNorm(1.0, over="groups"),
+        accumulate=4,
+        augment=(Flip(vertical=True), Crop(padding=3)),
+    )
+    assert decode_recipe(encode_recipe(recipe)) == recipe
 
 
 def test_the_digest_is_over_the_bytes() -> None:
@@ -115,6 +126,8 @@ def test_slots_follow_from_the_optimizer(optimizer: Settings, slots: list[str]) 
     assert all(spec.shape == (() if spec.name.endswith(".step") else (3, 4)) for spec in specs)
 
 
+IMAGES = (TensorSpec("data.0", "F32", (10, 4, 4)), TensorSpec("data.1", "F32", (10, 3)))
+
 BAD_FIELDS: list[dict[str, Any]] = [
     {"format": "milepost/recipe/2"},
     {"profile": "exact"},
@@ -170,6 +183,15 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"clip": ClipNorm(-1.0)},
     {"clip": ClipNorm(1e300)},
     {"clip": ClipValue(-0.5)},
+    {"accumulate": 0},
+    {"accumulate": -3},
+    {"accumulate": 2**20},
+    {"augment": (Flip(),)},
+    {"augment": (Crop(padding=1),)},
+    {"data": IMAGES, "augment": (Crop(padding=4),)},
+    {"data": IMAGES, "augment": (Crop(padding=-1),)},
+    {"data": IMAGES, "augment": (Flip(horizontal=False),)},
+    {"data": IMAGES, "augment": (Flip(),) * 9},
 ]
 
 

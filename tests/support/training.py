@@ -49,7 +49,7 @@ def record(
 ) -> Path:
     """Record a run and return its folder.
 
-    `cheat` is called with each step's number before its forward pass, `clip` with the model before
+    `cheat` is called with each batch's number before its forward pass, `clip` with the model before
     its update, `after` after it.  `options` are declared to the run.
     """
     chosen = make_task(task) if isinstance(task, str) else task
@@ -70,19 +70,23 @@ def record(
         **options,
     )
     batches = run.batches(chosen.inputs, chosen.targets, batch_size=batch_size, steps=steps)
-    for step, (x, y) in enumerate(batches):
+    accumulate = options.get("accumulate", 1)
+    for number, (x, y) in enumerate(batches):
         loop = Loop(model, optimizer, [x, y])
         if cheat is not None:
-            cheat(step, loop)
+            cheat(number, loop)
         loss = chosen.loss(model(loop.batch[0]), loop.batch[1])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        share = loss / accumulate if accumulate > 1 else loss
+        share.backward()  # type: ignore[no-untyped-call]
+        run.log(loss)
+        if (number + 1) % accumulate:
+            continue
         if clip is not None:
             clip(model)
         optimizer.step()
+        optimizer.zero_grad()
         if after is not None:
-            after(step, loop)
+            after(number // accumulate, loop)
         if scheduler is not None:
             scheduler.step()
-        run.log(loss)
     return run.finish()
