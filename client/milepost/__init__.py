@@ -14,14 +14,16 @@ if typing.TYPE_CHECKING:
     from milepost.delivery import submit
     from milepost.recording import Run
     from milepost_ml.augmentation import Crop, Flip
+    from milepost_ml.averages import EMA
     from milepost_ml.updates import ClipNorm
 
 __version__ = "0.1.0"
-__all__ = ["ClipNorm", "Crop", "Flip", "Run", "__version__", "submit", "verify"]
+__all__ = ["EMA", "ClipNorm", "Crop", "Flip", "Run", "__version__", "submit", "verify"]
 
 _HOMES = {
     "ClipNorm": "milepost_ml.updates",
     "Crop": "milepost_ml.augmentation",
+    "EMA": "milepost_ml.averages",
     "Flip": "milepost_ml.augmentation",
     "Run": "milepost.recording",
     "submit": "milepost.delivery",

@@ -120,6 +120,7 @@ def declare(
         clip=loop.clip,
         accumulate=loop.accumulate,
         augment=loop.augment,
+        ema_decay=loop.ema.decay if loop.ema is not None else None,
     )
     try:
         validate_recipe(set_rates(recipe, 1, [((1, 0.0),)] * len(recipe.groups)))

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+import torch
+
 from milepost_ml.augmentation import Crop, Flip, Transformation
+from milepost_ml.averages import EMA
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.updates import Clip, ClipNorm, ClipValue, validate_clip
 
@@ -26,6 +29,8 @@ class LoopOptions(TypedDict, total=False):
     the last of them."""
     augment: Sequence[Transformation]
     """`batches` gives the images of its first tensor flipped and cropped in this order."""
+    ema: EMA | None
+    """A running average of the weights, which the run updates after every step."""
 
 
 class Loop(NamedTuple):
@@ -34,17 +39,21 @@ class Loop(NamedTuple):
     clip: Clip | None
     accumulate: int
     augment: tuple[Transformation, ...]
+    ema: EMA | None
 
 
-def make_loop(options: LoopOptions) -> Loop:
+def make_loop(options: LoopOptions, model: torch.nn.Module) -> Loop:
     """Raises RecordingError (bad-plan) for options that cannot be or exclude each other."""
     loop = Loop(
         clip=_make_clip(options.get("clip_norm"), options.get("clip_value")),
         accumulate=options.get("accumulate", 1),
         augment=tuple(options.get("augment", ())),
+        ema=options.get("ema"),
     )
     if loop.accumulate < 1:
         raise RecordingError(f"accumulate={loop.accumulate}: at least one batch", slug="bad-plan")
+    if loop.ema is not None and not loop.ema.is_of(model):
+        raise RecordingError("ema= averages another model than the run's", slug="bad-plan")
     for each in loop.augment:
         if not isinstance(each, Flip | Crop):
             raise RecordingError(

@@ -26,6 +26,7 @@ from milepost_ml.initial import Initial, Parent, validate_initial
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
 from milepost_ml.updates import (
+    AVERAGE,
     Clip,
     Group,
     Rates,
@@ -33,6 +34,7 @@ from milepost_ml.updates import (
     get_slots,
     has_counter,
     validate_clip,
+    validate_decay,
     validate_groups,
 )
 
@@ -80,6 +82,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many batches make one step; their losses are each divided by this number."""
     augment: tuple[Transformation, ...] = ()
     """What happens to the records of "data.0" before a batch is fed, in order."""
+    ema_decay: float | None = None
+    """Of a running average of the trained parameters, which then is a part of the state."""
     format: str = FORMAT
 
     @property
@@ -152,7 +156,11 @@ def get_model_specs(recipe: Recipe) -> tuple[TensorSpec, ...]:
 
 
 def get_optimizer_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
-    """The optimizer's tensors after `step` steps, named "<parameter>.<slot>"."""
+    """The tensors besides the model's after `step` steps, named "<parameter>.<slot>".
+
+    A running average is one of the slots.  Before the first step there are none: the optimizer is
+    fresh, and the averages are the parameters themselves.
+    """
     if step == 0:
         return ()
     owners = {name: group.optimizer for group in recipe.groups for name in group.parameters}
@@ -165,6 +173,8 @@ def get_optimizer_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
                 for slot in get_slots(optimizer)
             ]
             specs += [TensorSpec(f"{item.name}.step", "F32", ())] * has_counter(optimizer)
+            if recipe.ema_decay is not None:
+                specs.append(TensorSpec(f"{item.name}.{AVERAGE}", "F32", item.shape))
     return tuple(specs)
 
 
@@ -243,6 +253,7 @@ def validate_recipe(recipe: Recipe) -> None:
     trained = [item.name for item in recipe.parameters if item.trained]
     validate_groups(recipe.groups, trained, recipe.steps)
     validate_clip(recipe.clip)
+    validate_decay(recipe.ema_decay)
     _validate_tensors(recipe)
     known = {
         "parameter": {item.name for item in recipe.parameters},

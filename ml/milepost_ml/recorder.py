@@ -117,7 +117,7 @@ class Run:
         validate_settings(every=every, profile=profile)
         validate_model(model)
         describe_optimizer(optimizer, model)
-        self._loop = make_loop(options)
+        self._loop = make_loop(options, model)
         try:
             self.seed = make_seed(seed)
         except ValueError as error:
@@ -181,9 +181,9 @@ class Run:
             set_parent(self._model, self._continued)
         set_derived(self._model, recipe)
         order = make_order(recipe)
-        arithmetic = Session(profile, self._model, self._optimizer)
+        arithmetic = Session(profile, self._model, self._optimizer, self._loop.ema)
         try:
-            watch = StateWatch(recipe, self._model, self._optimizer, profile)
+            watch = StateWatch(recipe, self._model, self._optimizer, profile, self._loop.ema)
             scribe = self._open_record(recipe, watch, arrays, record_digests, profile)
         except BaseException:
             arithmetic.release()

@@ -17,6 +17,7 @@ from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.arithmetic.rounded import round_tensors
 from milepost_ml.augmentation import augment_batch
+from milepost_ml.averages import name_slots, update_averages
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
@@ -32,7 +33,7 @@ from milepost_ml.keyed import compute_generator_seed, make_order
 from milepost_ml.optimizing import average, clip_gradients, collect_optimizer_slots, make_optimizer
 from milepost_ml.recipe import Recipe, get_model_specs
 from milepost_ml.snapshots import map_tensors
-from milepost_ml.updates import expand_rates
+from milepost_ml.updates import AVERAGE, expand_rates
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -104,7 +105,8 @@ class Stepper:
         self._model: dict[str, torch.Tensor] = {}
         """The model as it is recorded; after a step, once it was rounded."""
         self._slots: dict[str, torch.Tensor] = {}
-        """Likewise the optimizer's tensors."""
+        """Likewise the optimizer's tensors and the averages."""
+        self._averages: dict[str, torch.Tensor] = {}
         self.step = 0
 
     def load(self, step: int, tensors: Mapping[str, Array]) -> None:
@@ -122,11 +124,20 @@ class Stepper:
         }
         self._optimizer = make_optimizer(recipe.groups, self._parameters)
         self._profile.set_options(self._optimizer)
+        averaged = recipe.parameters if recipe.ema_decay is not None else ()
+        self._averages = {
+            item.name: self._parameters[item.name].detach().clone()
+            for item in averaged
+            if item.trained
+        }
         for name in sorted(tensors):
             if name.startswith(OPTIMIZER_PREFIX):
                 owner, _, slot = name.removeprefix(OPTIMIZER_PREFIX).rpartition(".")
-                state = self._optimizer.state[self._parameters[owner]]
-                state[slot] = self._take(tensors[name])
+                if slot == AVERAGE:
+                    self._averages[owner] = self._take(tensors[name])
+                else:
+                    state = self._optimizer.state[self._parameters[owner]]
+                    state[slot] = self._take(tensors[name])
         self._round()
 
     def _take(self, array: Array) -> torch.Tensor:
@@ -141,6 +152,7 @@ class Stepper:
         recorded = [TORCH_DTYPES[spec.dtype] for spec in get_model_specs(self._recipe)]
         self._model = dict(zip(model, round_tensors(list(model.values()), recorded), strict=True))
         slots = collect_optimizer_slots(self._optimizer, self._parameters)
+        slots |= name_slots(self._averages) if self.step else {}
         rounded = round_tensors(list(slots.values()), [torch.float32] * len(slots))
         self._slots = dict(zip(slots, rounded, strict=True))
 
@@ -178,12 +190,14 @@ class Stepper:
                 clip_gradients(self._recipe, self._parameters)
                 gradients = self._get_gradients()
                 self._optimizer.step()
+                if self._recipe.ema_decay is not None:
+                    update_averages(self._averages, self._parameters, self._recipe.ema_decay)
         except _FAILURES as error:
             if "allocate memory" in str(error):  # this machine is too small; others are not
                 raise MemoryError(str(error)) from error
             raise StepFailed(str(error), batch) from error
-        self._round()
         self.step += 1
+        self._round()
         loss = self._export(torch.tensor(average(losses), dtype=torch.float64).to(torch.float32))
         number = loss.astype("<f4").tobytes()
         return StepResult(batch, compute_content_digest(gradients), number, self.get_digest())

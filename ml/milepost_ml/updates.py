@@ -19,6 +19,8 @@ MAX_GROUPS: Final = 1_024
 """One for every tensor of a model of a few hundred layers."""
 MAX_RATE: Final = 1e6
 MAX_CLIP: Final = 1e6
+AVERAGE: Final = "average"
+"""The name of a parameter's running average, beside the names of `get_slots`."""
 
 Rates = tuple[tuple[int, float], ...]
 """Run lengths: (steps, learning rate of each of them)."""
@@ -155,6 +157,11 @@ def _validate_optimizer(optimizer: Settings) -> None:
         _require(max(shares.values()) < 1, "a beta is not below 1")
     for name, value in (shares | positive).items():
         _require(math.isfinite(value) and 0 <= value <= 1e6, f"{name} = {value}")
+
+
+def validate_decay(decay: float | None) -> None:
+    """Raises InvalidRecord (bad-recipe) for a running average that cannot be."""
+    _require(decay is None or (math.isfinite(decay) and 0 <= decay < 1), f"ema_decay = {decay}")
 
 
 def validate_clip(clip: Clip | None) -> None:

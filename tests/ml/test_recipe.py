@@ -56,6 +56,7 @@ def test_what_a_loop_does_survives_encoding() -> None:
         data=IMAGES,
         clip=ClipNorm(1.0, over="groups"),
         accumulate=4,
+        ema_decay=0.99,
         augment=(Flip(vertical=True), Crop(padding=3)),
     )
     assert decode_recipe(encode_recipe(recipe)) == recipe
@@ -183,6 +184,8 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"clip": ClipNorm(-1.0)},
     {"clip": ClipNorm(1e300)},
     {"clip": ClipValue(-0.5)},
+    {"ema_decay": 1.0},
+    {"ema_decay": -0.1},
     {"accumulate": 0},
     {"accumulate": -3},
     {"accumulate": 2**20},
@@ -229,6 +232,13 @@ def test_any_change_of_the_text_is_refused_or_still_canonical(data: st.DataObjec
     except InvalidRecord:
         return
     assert encode_recipe(recipe) == bytes(text)
+
+
+def test_averages_are_slots_of_trained_parameters() -> None:
+    recipe = change(ema_decay=0.9)
+    assert get_optimizer_specs(recipe, 0) == ()
+    names = [spec.name for spec in get_optimizer_specs(recipe, 1)]
+    assert names == ["weight.momentum_buffer", "weight.average"]
 
 
 def test_people_can_read_it() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from milepost_consensus.payloads import CLASS
+from milepost_ml.averages import EMA
 from milepost_ml.loop import LoopOptions
 from milepost_ml.recorder import Run
 from tests.support.models import Task, make_model, make_task
@@ -45,16 +46,20 @@ def record(
     seed: int = 3,
     profile: str = CLASS,
     clip: Callable[[nn.Module], object] | None = None,
+    average: float | None = None,
     **options: Unpack[LoopOptions],
 ) -> Path:
     """Record a run and return its folder.
 
     `cheat` is called with each batch's number before its forward pass, `clip` with the model before
-    its update, `after` after it.  `options` are declared to the run.
+    its update, `after` after it.  `average` is the decay of an EMA.  `options`
+    are declared to the run.
     """
     chosen = make_task(task) if isinstance(task, str) else task
     model = make_model(chosen)
     optimizer = make(model)
+    if average is not None:
+        options["ema"] = EMA(model, decay=average)
     scheduler = schedule(optimizer) if schedule is not None else None
     run = Run(
         "test",
