@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import msgspec
 import torch
 
-from milepost_consensus.payloads import PROFILES
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
 from milepost_ml.augmentation import augment_batch
@@ -44,7 +43,7 @@ from milepost_ml.errors import RecordingError
 from milepost_ml.files import DATA
 from milepost_ml.initial import Distribution
 from milepost_ml.keyed import Order, compute_generator_seed, make_order, make_seed
-from milepost_ml.loop import LoopOptions, make_loop
+from milepost_ml.loop import LoopOptions, choose_profiles, make_loop
 from milepost_ml.preflight import (
     describe_optimizer,
     make_data,
@@ -138,7 +137,7 @@ class Run:
         """The learning rates of every step, of a registered run."""
         self._quiet = quiet
         self._check = RunningCheck() if selfcheck else None
-        self._profiles = PROFILES if profile is None else (profile,)
+        self._profiles = choose_profiles(self._loop, profile)
         self._arithmetic: Session | None = None
         self._record: tuple[Scribe, StepTracker] | None = None
         self._stopped = self._finished = False

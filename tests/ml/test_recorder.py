@@ -340,6 +340,8 @@ def lose(kind: str, run: Run, model: MLP, optimizer: Any, batch: Any) -> None:
     if kind == "closure":
         optimizer.step(lambda: LOSS(model(x), y))
         return
+    if kind == "scaler":
+        optimizer.grad_scale = torch.ones(())  # as GradScaler.step does with fused optimizers
     loss = step(model, optimizer, (x, y))
     if kind == "two steps":
         optimizer.step()
@@ -361,7 +363,8 @@ ASTRAY = {
     "no log": ("one-step-per-batch", "run.log"),
     "two logs": ("one-step-per-batch", "once per batch"),
     "vector": ("not-recordable", r"[2]"),
-    "closure": ("not-recordable", "closure"),
+    "closure": ("closure", "closure"),
+    "scaler": ("grad-scaler", "GradScaler"),
     "no backward": ("undeclared-change", "backward"),
     "batch in place": ("undeclared-change", "in place"),
     "evaluation": ("wrong-mode", "model.train"),
