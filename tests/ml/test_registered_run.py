@@ -195,8 +195,11 @@ def test_a_schedule_of_another_optimizer_is_refused(tmp_path: Path) -> None:
 
 def make_two_groups(net: torch.nn.Module) -> torch.optim.Optimizer:
     first, second = net.get_submodule("first"), net.get_submodule("second")
-    return torch.optim.SGD([{"params": first.parameters(), "lr": 0.2},
-                            {"params": second.parameters()}], 0.1)  # fmt: skip
+    groups: list[dict[str, Any]] = [
+        {"params": first.parameters(), "lr": 0.2},
+        {"params": second.parameters()},
+    ]
+    return torch.optim.SGD(groups, 0.1)
 
 
 def test_the_rates_of_all_groups_are_registered(tmp_path: Path) -> None:
