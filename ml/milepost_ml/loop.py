@@ -49,7 +49,13 @@ class Loop(NamedTuple):
 
 
 def make_loop(options: LoopOptions, model: torch.nn.Module) -> Loop:
-    """Raises RecordingError (bad-plan) for options that cannot be or exclude each other."""
+    """The loop of a run of `model`.
+
+    Raises RecordingError (bad-plan) for options that cannot be or exclude each other, and TypeError
+    for unknown ones.
+    """
+    for name in sorted(set(options) - set(LoopOptions.__annotations__)):
+        raise TypeError(f"Run() got an unexpected keyword argument {name!r}")
     loop = Loop(
         clip=_make_clip(options.get("clip_norm"), options.get("clip_value")),
         accumulate=options.get("accumulate", 1),

@@ -274,6 +274,11 @@ def test_names_and_plans_are_checked(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_unknown_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="clip_norms"):
+        make_run(tmp_path, clip_norms=1.0)
+
+
 def test_random_data_sets_are_refused(tmp_path: Path) -> None:
     run, _, _ = make_run(tmp_path)
     told = refuse(lambda: run.batches(Pairs(0.1), batch_size=8, steps=3), "bad-data")
