@@ -2,6 +2,7 @@
 
 Three verbs, each loaded when first used, so that `import milepost` costs next to nothing:
 `Run` records (needs the extra `ml`), `submit` sends a finished run, `verify` checks a file offline.
+The other names say to `Run` what a training loop does.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ if typing.TYPE_CHECKING:
     from milepost.answers import verify
     from milepost.delivery import submit
     from milepost.recording import Run
+    from milepost_ml.augmentation import Crop, Flip
+    from milepost_ml.averages import EMA
+    from milepost_ml.updates import ClipNorm
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "submit", "verify"]
+__all__ = ["EMA", "ClipNorm", "Crop", "Flip", "Run", "__version__", "submit", "verify"]
 
 _HOMES = {
+    "ClipNorm": "milepost_ml.updates",
+    "Crop": "milepost_ml.augmentation",
+    "EMA": "milepost_ml.averages",
+    "Flip": "milepost_ml.augmentation",
     "Run": "milepost.recording",
     "submit": "milepost.delivery",
     "verify": "milepost.answers",

@@ -29,7 +29,7 @@ from milepost_ml.files import (
     get_steps_name,
 )
 from milepost_ml.initial import validate_start
-from milepost_ml.keyed import Order
+from milepost_ml.keyed import Order, make_order
 from milepost_ml.recipe import Recipe, get_model_specs, get_steps
 from milepost_ml.record_files import (
     StepCommitment,
@@ -60,7 +60,7 @@ class Commitments(NamedTuple):
 def compute_commitments(files: RecordFiles, recipe: Recipe) -> Commitments:
     """Walk the record once, snapshot by snapshot, checking that its parts lead to one another."""
     records = read_record_digests(files, recipe)
-    order = Order(seed=recipe.seed_bytes, records=recipe.records, batch_size=recipe.batch_size)
+    order = make_order(recipe)
     snapshots: list[bytes] = []
     roots: list[bytes] = []
     scores: list[int] = []
@@ -108,7 +108,7 @@ def _validate_batches(
     same: set[int] = set()
     suspects: set[int] = set()
     for step, row in zip(steps, rows, strict=True):
-        indices = order.get_indices(step).tolist()
+        indices = order.get_step_records(step)
         if compute_batch_digest(records[index] for index in indices) == row.batch:
             same.update(indices)
         else:

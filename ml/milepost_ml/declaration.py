@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import groupby
 from pathlib import Path
-from typing import Required, TypedDict
+from typing import Required
 
-import msgspec
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -23,21 +22,21 @@ from milepost_ml.graph import DTYPE_NAMES
 from milepost_ml.initial import Distribution, Given, Initial, Parent
 from milepost_ml.initial_rules import choose_initial
 from milepost_ml.keyed import Order, compute_generator_seed
-from milepost_ml.preflight import describe_optimizer, read_rate, validate_model
-from milepost_ml.recipe import Parameter, Recipe, validate_recipe
+from milepost_ml.loop import Loop, LoopOptions
+from milepost_ml.preflight import describe_optimizer, read_rates, validate_model
+from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
 from milepost_ml.registration import Say
 from milepost_ml.rehearsal import Loss
 from milepost_ml.snapshots import TensorSpec
+from milepost_ml.updates import Group, Rates, Settings
 
 Model = torch.nn.Module
 Optimizer = torch.optim.Optimizer
-Schedule = LRScheduler | Sequence[float]
-"""A scheduler that steps once a step, or the learning rate of every step."""
-Rates = tuple[tuple[int, float], ...]
-"""Run lengths: (steps, learning rate of each of them)."""
+Schedule = LRScheduler | Sequence[float | Sequence[float]]
+"""A scheduler that steps once a step, or for every step the learning rate: one, or one a group."""
 
 
-class Options(TypedDict, total=False):
+class Options(LoopOptions, total=False):
     """What a run takes besides its model, its optimizer and where it comes from."""
 
     loss: Required[Loss]
@@ -78,6 +77,7 @@ def declare(
     batch_size: int,
     every: int,
     initial: Mapping[str, Distribution] | Initial,
+    loop: Loop,
     say: Say,
     tolerance_ppb: int = 0,
 ) -> tuple[Profile, Recipe]:
@@ -98,7 +98,14 @@ def declare(
     else:
         chosen = dict.fromkeys(names, initial)
     profile, captured = _capture(
-        model, loss, tensors, profiles=profiles, seed=seed, batch_size=batch_size, say=say
+        model,
+        loss,
+        tensors,
+        profiles=profiles,
+        autocast=loop.autocast is not None,
+        seed=seed,
+        batch_size=batch_size,
+        say=say,
     )
     recipe = Recipe(
         device_class=profile.get_device_class(),
@@ -116,17 +123,35 @@ def declare(
         ),
         buffers=buffers,
         initial=tuple(chosen[name] for name in names),
-        optimizer=described,
-        rates=(),
+        groups=_make_groups(model, optimizer, described, captured.trained),
         graph=captured.graph,
         profile=profile.name,
         tolerance_ppb=tolerance_ppb,
+        clip=loop.clip,
+        accumulate=loop.accumulate,
+        augment=loop.augment,
+        autocast=loop.autocast,
+        ema_decay=loop.ema.decay if loop.ema is not None else None,
     )
     try:
-        validate_recipe(msgspec.structs.replace(recipe, steps=1, rates=((1, 0.0),)))
+        validate_recipe(set_rates(recipe, 1, [((1, 0.0),)] * len(recipe.groups)))
     except InvalidRecord as error:
         raise RecordingError(str(error), slug=error.slug) from error
     return profile, recipe
+
+
+def _make_groups(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    described: Sequence[Settings],
+    trained: Set[str],
+) -> tuple[Group, ...]:
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    held = [[names[id(item)] for item in group["params"]] for group in optimizer.param_groups]
+    return tuple(
+        Group(tuple(name for name in group if name in trained), settings, ())
+        for group, settings in zip(held, described, strict=True)
+    )
 
 
 def _capture(
@@ -135,6 +160,7 @@ def _capture(
     tensors: Sequence[torch.Tensor],
     *,
     profiles: Sequence[str],
+    autocast: bool,
     seed: bytes,
     batch_size: int,
     say: Say,
@@ -145,7 +171,7 @@ def _capture(
     generator_seed = compute_generator_seed(seed, 0)
     *others, last = profiles
     for name in others:
-        profile = make_profile(name)
+        profile = make_profile(name, autocast=autocast)
         profile.configure()
         try:
             return profile, capture(
@@ -155,7 +181,7 @@ def _capture(
             if name == EXACT and error.slug != "no-exact-kernel":
                 raise
             say(f"not with profile {name}: {error}")
-    profile = make_profile(last)
+    profile = make_profile(last, autocast=autocast)
     profile.configure()
     return profile, capture(model, loss, batch, generator_seed=generator_seed, profile=profile)
 
@@ -188,41 +214,72 @@ def choose_start(
     return {} if registered else Given()
 
 
-def foresee_rates(schedule: Schedule | None, optimizer: torch.optim.Optimizer, steps: int) -> Rates:
-    """The learning rate of every step before the first is done; the optimizer stays as it is.
+def foresee_rates(
+    schedule: Schedule | None, optimizer: torch.optim.Optimizer, steps: int
+) -> list[tuple[float, ...]]:
+    """The learning rates of every step before the first is done, one a group.
 
-    Without a schedule the optimizer's present rate.  Raises RecordingError (bad-plan).
+    Without a schedule the optimizer's present ones; it stays as it is.  Raises RecordingError
+    (bad-plan).
     """
-    first = read_rate(optimizer.param_groups[0])
+    first = read_rates(optimizer)
     if schedule is None:
         rates = [first] * steps
     elif isinstance(schedule, LRScheduler):
         rates = _follow(schedule, optimizer, steps)
     else:
-        rates = [float(rate) for rate in schedule]
-    if len(rates) != steps or not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+        rates = [_spread(rate, len(first)) for rate in schedule]
+    if len(rates) != steps or not all(
+        len(each) == len(first) and all(math.isfinite(rate) and rate >= 0 for rate in each)
+        for each in rates
+    ):
         raise RecordingError(
             f"schedule= gives {len(rates)} learning rates for {steps} steps; give one finite"
-            " number of at least 0 for every step",
+            f" number of at least 0 for every step, or one for each of {len(first)} groups",
             slug="bad-plan",
         )
-    return tuple((len(list(group)), rate) for rate, group in groupby(rates))
+    return rates
 
 
-def _follow(schedule: LRScheduler, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+def _spread(rate: float | Sequence[float], groups: int) -> tuple[float, ...]:
+    return tuple(map(float, rate)) if isinstance(rate, Sequence) else (float(rate),) * groups
+
+
+def compress_rates(rates: Sequence[tuple[float, ...]]) -> list[Rates]:
+    """Rates by step as run lengths by group."""
+    return [
+        tuple((len(list(run)), rate) for rate, run in groupby(group))
+        for group in zip(*rates, strict=True)
+    ]
+
+
+def validate_rates(step: int, used: Sequence[float], registered: Sequence[float]) -> None:
+    """Raises RecordingError (not-registered-recipe) if a step used other rates than registered."""
+    if used != registered:
+        texts = [", ".join(f"{rate:g}" for rate in rates) for rates in (used, registered)]
+        raise RecordingError(
+            f"step {step} used the learning rate {texts[0]}, registered was {texts[1]}. Give the"
+            " run its scheduler: schedule=",
+            slug="not-registered-recipe",
+        )
+
+
+def _follow(
+    schedule: LRScheduler, optimizer: torch.optim.Optimizer, steps: int
+) -> list[tuple[float, ...]]:
     if schedule.optimizer is not optimizer:
         raise RecordingError("schedule= belongs to another optimizer", slug="bad-plan")
     # The copies share the weights, which a scheduler does not touch.
     shared = {id(item): item for group in optimizer.param_groups for item in group["params"]}
     twin = copy.deepcopy(schedule, shared)
-    rates: list[float] = []
+    rates: list[tuple[float, ...]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it steps before its optimizer
         try:
             for step in range(steps):
                 if step:
                     twin.step()
-                rates.append(read_rate(twin.optimizer.param_groups[0]))
+                rates.append(read_rates(twin.optimizer))
         except (TypeError, ValueError) as error:
             raise RecordingError(
                 f"the rates of {type(schedule).__name__} cannot be foreseen: {error}. A registered"

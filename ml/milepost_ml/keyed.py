@@ -1,6 +1,6 @@
-"""Randomness as a function of (seed, step): which records a step sees, what its generator draws.
+"""Randomness as a function of (seed, batch): which records it holds, what its generator draws.
 
-Nothing is remembered from step to step, so any step can be repeated alone.  Epoch e goes through
+Nothing is remembered from batch to batch, so any step can be repeated alone.  Epoch e goes through
 the records in the order that sorts a Philox stream keyed by (seed, e); batch j of it takes places
 [j * B, (j + 1) * B), and what is left over at its end is not used in that epoch.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milepost_consensus.crypto import compute_digest
+from milepost_ml.recipe import Recipe
 
 SEED_BYTES: Final = 32
 
@@ -47,24 +48,47 @@ def compute_order(seed: bytes, epoch: int, records: int) -> Indices:
 class Order:
     """Batches of a run; keeps the order of one epoch at a time."""
 
-    def __init__(self, *, seed: bytes, records: int, batch_size: int) -> None:
+    def __init__(self, *, seed: bytes, records: int, batch_size: int, accumulate: int = 1) -> None:
         if not 1 <= batch_size <= records:
             raise ValueError(f"batches of {batch_size} from {records} records")
         self._seed, self._records, self._batch_size = seed, records, batch_size
+        self._accumulate = accumulate
         self._batches_per_epoch = records // batch_size
         self._epoch = -1
         self._order: Indices = np.empty(0, dtype=np.int64)
 
-    def get_indices(self, step: int) -> Indices:
-        """The records of step `step` (counted from 0): int64 of shape (batch size,)."""
-        epoch, batch = divmod(step, self._batches_per_epoch)
+    def get_indices(self, number: int) -> Indices:
+        """The records of batch `number` (counted from 0): int64 of shape (batch size,)."""
+        epoch, batch = divmod(number, self._batches_per_epoch)
         if epoch != self._epoch:
             self._order = compute_order(self._seed, epoch, self._records)
             self._epoch = epoch
         return self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
 
+    def get_numbers(self, step: int) -> range:
+        """The batches of step `step`."""
+        return range(step * self._accumulate, (step + 1) * self._accumulate)
 
-def compute_generator_seed(seed: bytes, step: int) -> int:
-    """What the framework's generator is seeded with before step `step`: 63 bits."""
-    digest = compute_digest("torch", seed + step.to_bytes(8, "big"))
+    def get_step_records(self, step: int) -> list[int]:
+        """The records of all batches of step `step`, in order."""
+        return [
+            index
+            for number in self.get_numbers(step)
+            for index in self.get_indices(number).tolist()
+        ]
+
+
+def make_order(recipe: Recipe) -> Order:
+    """The batches of a declared run."""
+    return Order(
+        seed=recipe.seed_bytes,
+        records=recipe.records,
+        batch_size=recipe.batch_size,
+        accumulate=recipe.accumulate,
+    )
+
+
+def compute_generator_seed(seed: bytes, number: int) -> int:
+    """What the framework's generator is seeded with before batch `number`: 63 bits."""
+    digest = compute_digest("torch", seed + number.to_bytes(8, "big"))
     return int.from_bytes(digest[:8], "big") >> 1

@@ -16,11 +16,16 @@ from milepost_consensus.params import MAX_STEPS_PER_INTERVAL
 from milepost_consensus.payloads import KNOWN_PROFILES
 from milepost_ml.errors import RecordingError
 from milepost_ml.graph import DTYPE_NAMES
-from milepost_ml.recipe import MAX_DATA, SGD, Adam, AdamW, Optimizer
+from milepost_ml.recipe import MAX_DATA
+from milepost_ml.updates import MAX_GROUPS, SGD, Adam, AdamW, Settings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_OFF: Final = ("maximize", "foreach", "capturable", "differentiable", "fused")
-"""Options of PyTorch's optimizers that a recipe cannot declare."""
+_PARALLEL: Final = frozenset(
+    {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+)
+_OFF: Final = ("maximize", "capturable", "differentiable")
+"""Options of PyTorch's optimizers that a recipe cannot declare.  `foreach` and `fused` choose among
+kernels; in a run the profile chooses."""
 SGD_KEYS: Final = ("momentum", "dampening", "weight_decay", "nesterov")
 ADAM_KEYS: Final = ("betas", "eps", "weight_decay", "amsgrad")
 
@@ -53,18 +58,18 @@ def validate_settings(*, every: int, profile: str | None) -> None:
 
 def validate_model(model: torch.nn.Module) -> None:
     """Raises RecordingError unless the complete state of a model can be written and repeated."""
-    if type(model).__name__ == "OptimizedModule":
-        raise _refuse(
-            "the model went through torch.compile, whose kernels differ from machine to machine."
-            " Pass the model itself",
-            "unsupported-model",
-        )
+    for name, module in model.named_modules():
+        _validate_module(f"layer {name!r}" if name else "the model", module)
     if not model.training:
         raise _refuse(
             "the model is in evaluation mode; call model.train() before recording", "wrong-mode"
         )
     if torch.is_autocast_enabled("cpu"):
-        raise _refuse("autocast is on; record in float32", "unsupported-model")
+        raise _refuse(
+            "autocast is on where the run begins; enter it inside the loop, around model and loss,"
+            " and declare it: autocast='bfloat16'",
+            "unsupported-precision",
+        )
     for name, parameter in model.named_parameters():
         _validate_tensor(name, parameter)
         if parameter.dtype != torch.float32:
@@ -81,13 +86,31 @@ def validate_model(model: torch.nn.Module) -> None:
                 " without it. Register it with persistent=True",
                 "unregistered-state",
             )
-    for name, module in model.named_modules():
-        if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
-            raise _refuse(
-                f"layer {name or 'at the top'!r} keeps state outside parameters and buffers"
-                " (get_extra_state); a snapshot cannot hold it",
-                "unregistered-state",
-            )
+
+
+def _validate_module(what: str, module: torch.nn.Module) -> None:
+    """Raises RecordingError for a kind of module that no verifier can repeat."""
+    kinds = {kind.__name__ for kind in type(module).__mro__}
+    if "OptimizedModule" in kinds or module._compiled_call_impl is not None:
+        raise _refuse(
+            f"{what} went through torch.compile, whose kernels differ from machine to machine."
+            " Pass the module itself",
+            "compiled-model",
+        )
+    for kind in sorted(kinds & _PARALLEL):
+        raise _refuse(
+            f"{what} is a {kind}: its gradients come from several processes or devices, and a"
+            " verifier is one. Pass the wrapped module and train it in one process",
+            "distributed-model",
+        )
+    if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.sparse:
+        raise _refuse(f"{what} has sparse gradients; use sparse=False", "sparse-gradients")
+    if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
+        raise _refuse(
+            f"{what} keeps state outside parameters and buffers (get_extra_state); a snapshot"
+            " cannot hold it",
+            "unregistered-state",
+        )
 
 
 def _validate_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -104,21 +127,30 @@ def _validate_tensor(name: str, tensor: torch.Tensor) -> None:
         raise _refuse(f"{name} holds {tensor.dtype}, which is not recorded", "unsupported-model")
 
 
-def describe_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Optimizer:
-    """The declaration of an optimizer.
+def describe_optimizer(
+    optimizer: torch.optim.Optimizer, model: torch.nn.Module
+) -> tuple[Settings, ...]:
+    """The declaration of every parameter group of an optimizer.
 
-    Raises RecordingError: unsupported-optimizer for a kind, group or option that recipes do not
-    hold; used-optimizer if it has taken steps already.
+    Raises RecordingError: unsupported-optimizer for a kind or option that recipes do not hold;
+    used-optimizer if it has taken steps already.
     """
     kind = type(optimizer)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise _refuse(
+            "LBFGS computes the loss several times a step, through a closure; use torch.optim.SGD,"
+            " Adam or AdamW",
+            "closure",
+        )
     if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         raise _refuse(
             f"{kind.__name__} cannot be recorded; use torch.optim.SGD, Adam or AdamW",
             "unsupported-optimizer",
         )
-    if len(optimizer.param_groups) != 1:
+    groups = optimizer.param_groups
+    if len(groups) > MAX_GROUPS:
         raise _refuse(
-            f"the optimizer has {len(optimizer.param_groups)} parameter groups; a recipe holds one",
+            f"the optimizer has {len(groups)} parameter groups; a recipe holds up to {MAX_GROUPS}",
             "unsupported-optimizer",
         )
     if any(optimizer.state.values()):
@@ -127,16 +159,26 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module)
             " fresh one. Make the optimizer anew before recording",
             "used-optimizer",
         )
-    group = optimizer.param_groups[0]
     for option in _OFF:
-        if group.get(option):
+        if any(group.get(option) for group in groups):
             raise _refuse(
                 f"{kind.__name__}({option}=True) cannot be recorded; leave {option} out",
                 "unsupported-optimizer",
             )
-    _validate_coverage(group["params"], model)
-    read_rate(group)
-    if kind is torch.optim.SGD:
+    _validate_coverage([item for group in groups for item in group["params"]], model)
+    read_rates(optimizer)
+    described = tuple(_describe_group(group) for group in groups)
+    if len({type(each) for each in described}) > 1:
+        raise _refuse(
+            "some parameter groups decouple their weight decay (AdamW) and others do not (Adam);"
+            " use one kind for all",
+            "unsupported-optimizer",
+        )
+    return described
+
+
+def _describe_group(group: Mapping[str, Any]) -> Settings:
+    if "momentum" in group:
         return SGD(
             momentum=float(group["momentum"]),
             dampening=float(group["dampening"]),
@@ -182,11 +224,17 @@ def read_rate(group: Mapping[str, Any]) -> float:
     return float(rate)
 
 
-def get_settings(optimizer: torch.optim.Optimizer) -> tuple[object, ...]:
-    """The optimizer's declared settings as they stand, for noticing that one changed."""
-    group = optimizer.param_groups[0]
-    keys = SGD_KEYS if "momentum" in group else ADAM_KEYS
-    return tuple(group[key] for key in keys)
+def read_rates(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
+    """The learning rate of every group, as `read_rate`."""
+    return tuple(read_rate(group) for group in optimizer.param_groups)
+
+
+def get_settings(optimizer: torch.optim.Optimizer) -> tuple[tuple[object, ...], ...]:
+    """The declared settings of every group as they stand, for noticing that one changed."""
+    return tuple(
+        tuple(group[key] for key in (SGD_KEYS if "momentum" in group else ADAM_KEYS))
+        for group in optimizer.param_groups
+    )
 
 
 def make_data(sources: Sequence[Any]) -> tuple[torch.Tensor, ...]:
@@ -252,7 +300,8 @@ def _read_dataset(dataset: Any) -> tuple[Any, ...]:
     if not all(torch.equal(column[0], value) for column, value in zip(columns, again, strict=True)):
         raise _refuse(
             f"{type(dataset).__name__} gives another item 0 the second time; random augmentation"
-            " inside a data set cannot be repeated. Give it the plain records",
+            " inside a data set cannot be repeated. Give it the plain records, and to the run what"
+            " to do to them: augment=[milepost.Flip(), milepost.Crop(padding=4)]",
             "bad-data",
         )
     return columns

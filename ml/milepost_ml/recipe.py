@@ -1,10 +1,9 @@
 """The recipe: everything about a run that is not data or state, as a declaration.
 
 A recipe says what is computed (a graph of listed operators), from what (shapes of parameters,
-buffers and data), what the weights start from, how they are updated (optimizer and one learning
-rate per step) and in which order (seed, batch size).  It is data: reading one computes nothing.
-`decode_recipe` refuses whatever `validate_recipe` does not allow, so holders of a decoded recipe
-rely on its soundness.
+buffers and data), what the weights start from, how they are updated (`updates`) and in which order
+(seed, batch size).  It is data: reading one computes nothing.  `decode_recipe` refuses whatever
+`validate_recipe` does not allow, so holders of a decoded recipe rely on its soundness.
 """
 
 from __future__ import annotations
@@ -12,20 +11,33 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
-from milepost_consensus.payloads import KNOWN_PROFILES, validate_device_class
+from milepost_consensus.payloads import CLASS, KNOWN_PROFILES, validate_device_class
 from milepost_consensus.tolerance import validate_tolerance
+from milepost_ml.augmentation import Transformation, validate_augmentation
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.initial import Initial, Parent, validate_initial
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
+from milepost_ml.updates import (
+    AVERAGE,
+    Clip,
+    Group,
+    Rates,
+    expand_rates,
+    get_slots,
+    has_counter,
+    validate_clip,
+    validate_decay,
+    validate_groups,
+)
 
 FORMAT: Final = "milepost/recipe/1"
 MAX_RECIPE_BYTES: Final = 16 * 1024 * 1024
@@ -33,7 +45,6 @@ MAX_TENSORS: Final = 10_000
 MAX_DATA: Final = 8
 MAX_STATE_BYTES: Final = 2**36
 MAX_BATCH: Final = 2**20
-MAX_RATE: Final = 1e6
 RATE_UNITS: Final = 10**9
 """Rate sums count learning rates in units of 10^-9."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
@@ -49,40 +60,8 @@ class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trained: bool
 
 
-class SGD(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sgd"):
-    """torch.optim.SGD."""
-
-    momentum: float
-    dampening: float
-    weight_decay: float
-    nesterov: bool
-
-
-class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adam"):
-    """torch.optim.Adam: weight decay is added to the gradient."""
-
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    amsgrad: bool
-
-
-class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adamw"):
-    """torch.optim.AdamW: weight decay shrinks the weights."""
-
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    amsgrad: bool
-
-
-Optimizer = SGD | Adam | AdamW
-
-
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run declares.  `rates` are run lengths: (steps, learning rate of each of them)."""
+    """What a run declares."""
 
     device_class: str
     seed: str
@@ -96,12 +75,20 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     buffers: tuple[TensorSpec, ...]
     initial: tuple[Initial, ...]
     """What each tensor of the model starts from, in the order of `get_model_specs`."""
-    optimizer: Optimizer
-    rates: tuple[tuple[int, float], ...]
+    groups: tuple[Group, ...]
     graph: Graph
     profile: str
     tolerance_ppb: int = 0
     """For profile `tolerance`: how far an interval's end may lie off, in 10^-9 of its movement."""
+    clip: Clip | None = None
+    accumulate: int = 1
+    """How many batches make one step; their losses are each divided by this number."""
+    augment: tuple[Transformation, ...] = ()
+    """What happens to the records of "data.0" before a batch is fed, in order."""
+    ema_decay: float | None = None
+    """Of a running average of the trained parameters, which then is a part of the state."""
+    autocast: Literal["bfloat16"] | None = None
+    """What PyTorch's autocast computes forward and loss in."""
     format: str = FORMAT
 
     @property
@@ -111,6 +98,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def intervals(self) -> int:
         return -(-self.steps // self.steps_per_interval)
+
+    @property
+    def records_per_step(self) -> int:
+        return self.accumulate * self.batch_size
 
     @property
     def seed_bytes(self) -> bytes:
@@ -124,14 +115,38 @@ def get_steps(recipe: Recipe, interval: int) -> range:
 
 
 def get_rates(recipe: Recipe, steps: range) -> tuple[float, ...]:
-    """The learning rates of consecutive steps."""
-    rates: list[float] = []
-    start = 0
-    for count, rate in recipe.rates:
-        low, high = max(start, steps.start), min(start + count, steps.stop)
-        rates.extend([rate] * max(0, high - low))
-        start += count
-    return tuple(rates)
+    """The learning rates of consecutive steps; of several groups their mean over all weights."""
+    elements = count_elements(recipe)
+    parts = [expand_rates(group.rates, steps) for group in recipe.groups]
+    return tuple(compute_mean_rate(rates, elements) for rates in zip(*parts, strict=True))
+
+
+def set_rates(recipe: Recipe, steps: int, rates: Sequence[Rates]) -> Recipe:
+    """The recipe of so many steps with these learning rates, one run-length list a group."""
+    groups = tuple(
+        msgspec.structs.replace(group, rates=each)
+        for group, each in zip(recipe.groups, rates, strict=True)
+    )
+    return msgspec.structs.replace(recipe, steps=steps, groups=groups)
+
+
+def count_elements(recipe: Recipe) -> tuple[int, ...]:
+    """How many numbers each group trains."""
+    sizes = {item.name: math.prod(item.shape) for item in recipe.parameters}
+    return tuple(sum(sizes[name] for name in group.parameters) for group in recipe.groups)
+
+
+def compute_mean_rate(rates: Sequence[float], elements: Sequence[int]) -> float:
+    """One step's learning rate over groups of so many trained numbers each.
+
+    Of several groups it is the mean over all numbers, in whole units of 10^-9, rounded down.
+    """
+    if len(rates) == 1:
+        return rates[0]
+    total = sum(
+        count * round(rate * RATE_UNITS) for rate, count in zip(rates, elements, strict=True)
+    )
+    return (total // sum(elements)) / RATE_UNITS
 
 
 def compute_rate_sum(rates: Sequence[float]) -> int:
@@ -146,20 +161,25 @@ def get_model_specs(recipe: Recipe) -> tuple[TensorSpec, ...]:
 
 
 def get_optimizer_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
-    """The optimizer's tensors after `step` steps, named "<parameter>.<slot>"."""
+    """The tensors besides the model's after `step` steps, named "<parameter>.<slot>".
+
+    A running average is one of the slots.  Before the first step there are none: the optimizer is
+    fresh, and the averages are the parameters themselves.
+    """
     if step == 0:
         return ()
-    optimizer = recipe.optimizer
-    if isinstance(optimizer, SGD):
-        slots, counter = ["momentum_buffer"] if optimizer.momentum else [], False
-    else:
-        slots, counter = ["exp_avg", "exp_avg_sq"], True
-        slots += ["max_exp_avg_sq"] if optimizer.amsgrad else []
+    owners = {name: group.optimizer for group in recipe.groups for name in group.parameters}
     specs = []
     for item in recipe.parameters:
         if item.trained:
-            specs += [TensorSpec(f"{item.name}.{slot}", "F32", item.shape) for slot in slots]
-            specs += [TensorSpec(f"{item.name}.step", "F32", ())] if counter else []
+            optimizer = owners[item.name]
+            specs += [
+                TensorSpec(f"{item.name}.{slot}", "F32", item.shape)
+                for slot in get_slots(optimizer)
+            ]
+            specs += [TensorSpec(f"{item.name}.step", "F32", ())] * has_counter(optimizer)
+            if recipe.ema_decay is not None:
+                specs.append(TensorSpec(f"{item.name}.{AVERAGE}", "F32", item.shape))
     return tuple(specs)
 
 
@@ -236,10 +256,18 @@ def validate_recipe(recipe: Recipe) -> None:
         )
     except InvalidInput as error:
         raise _bad(str(error)) from error
+    _require(
+        recipe.autocast is None
+        or (recipe.profile == CLASS and recipe.autocast in recipe.device_class.split("/")),
+        f"autocast needs profile {CLASS} and a device class of {recipe.autocast}",
+    )
     _require(_SEED.fullmatch(recipe.seed) is not None, "the seed is not 64 hexadecimal digits")
     _validate_plan(recipe)
+    trained = [item.name for item in recipe.parameters if item.trained]
+    validate_groups(recipe.groups, trained, recipe.steps)
+    validate_clip(recipe.clip)
+    validate_decay(recipe.ema_decay)
     _validate_tensors(recipe)
-    _validate_optimizer(recipe.optimizer)
     known = {
         "parameter": {item.name for item in recipe.parameters},
         "buffer": {spec.name for spec in recipe.buffers},
@@ -262,17 +290,18 @@ def _validate_plan(recipe: Recipe) -> None:
     high = min(MAX_BATCH, recipe.records)
     _require(1 <= recipe.batch_size <= high, f"batch size {recipe.batch_size}, at most {high}")
     _require(
+        recipe.accumulate >= 1 and recipe.records_per_step <= MAX_BATCH,
+        f"{recipe.accumulate} batches of {recipe.batch_size} accumulated, {MAX_BATCH} records are"
+        " possible",
+    )
+    validate_augmentation(recipe.augment, recipe.data[0])
+    _require(
         1 <= recipe.steps_per_interval <= MAX_STEPS_PER_INTERVAL
         and recipe.steps >= 1
         and recipe.intervals <= MAX_INTERVALS,
         f"{recipe.steps} steps in intervals of {recipe.steps_per_interval}, at most"
         f" {MAX_INTERVALS} intervals of {MAX_STEPS_PER_INTERVAL} are possible",
     )
-    for length, rate in recipe.rates:
-        _require(length >= 1, "a run of learning rates has no steps")
-        _require(math.isfinite(rate) and 0 <= rate <= MAX_RATE, f"a learning rate of {rate}")
-    declared = sum(length for length, _ in recipe.rates)
-    _require(declared == recipe.steps, f"{declared} learning rates for {recipe.steps} steps")
 
 
 def _validate_spec(spec: TensorSpec) -> None:
@@ -309,19 +338,3 @@ def _validate_tensors(recipe: Recipe) -> None:
     )
     total = sum(spec.size_bytes for spec in state)
     _require(total <= MAX_STATE_BYTES, f"a state of {total} bytes, the limit is {MAX_STATE_BYTES}")
-
-
-def _validate_optimizer(optimizer: Optimizer) -> None:
-    if isinstance(optimizer, SGD):
-        shares = {"momentum": optimizer.momentum, "dampening": optimizer.dampening}
-        positive = {"weight_decay": optimizer.weight_decay}
-        _require(
-            not optimizer.nesterov or (optimizer.momentum > 0 and optimizer.dampening == 0),
-            "nesterov needs momentum and no dampening",
-        )
-    else:
-        shares = {"beta1": optimizer.beta1, "beta2": optimizer.beta2}
-        positive = {"eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
-        _require(max(shares.values()) < 1, "a beta is not below 1")
-    for name, value in (shares | positive).items():
-        _require(math.isfinite(value) and 0 <= value <= 1e6, f"{name} = {value}")

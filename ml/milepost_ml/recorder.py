@@ -15,34 +15,35 @@ can be noticed at once, and found by the self-check otherwise.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
-import numpy as np
 import torch
 
-from milepost_consensus.payloads import PROFILES
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
+from milepost_ml.augmentation import augment_batch
 from milepost_ml.declaration import (
     Schedule,
     choose_start,
+    compress_rates,
     declare,
     foresee_rates,
     validate_plan,
+    validate_rates,
 )
 from milepost_ml.device import describe_environment
-from milepost_ml.digests import compute_dataset_root, compute_record_digests
+from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import DATA
 from milepost_ml.initial import Distribution
-from milepost_ml.keyed import Order, compute_generator_seed, make_seed
+from milepost_ml.keyed import Order, compute_generator_seed, make_order, make_seed
+from milepost_ml.loop import LoopOptions, choose_profiles, make_loop
 from milepost_ml.preflight import (
     describe_optimizer,
     make_data,
@@ -50,13 +51,20 @@ from milepost_ml.preflight import (
     validate_name,
     validate_settings,
 )
-from milepost_ml.recipe import Recipe, compute_unseeded_digest, get_rates
-from milepost_ml.registration import ParentModel, Register, Registered, Request, describe_origin
+from milepost_ml.recipe import Recipe, set_rates
+from milepost_ml.registration import (
+    ParentModel,
+    Register,
+    Registered,
+    describe_origin,
+    obtain_seed,
+)
 from milepost_ml.residual import read_tolerance
 from milepost_ml.scribe import Scribe, get_now, make_folder
-from milepost_ml.selfcheck import describe_check, start_check, wait_for_check
+from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.snapshots import write_tensors
 from milepost_ml.starting import set_derived, set_parent
+from milepost_ml.stepper import copy_tensor
 from milepost_ml.tracker import StepTracker
 from milepost_ml.watch import StateWatch
 
@@ -82,7 +90,9 @@ class Run:
     rule of their layer) derives its weights from the seed, or `parent` continues a judged model.
     `register` fixes everything about the run before the network gives its seed, and derives the
     weights if there is no parent.  A registered run keeps to the learning rates of `schedule`: a
-    scheduler that steps once a step, all rates, or the optimizer's one rate if left out.
+    scheduler that steps once a step, all rates, or the optimizer's own if left out.
+
+    `options` say what the loop does besides (`loop.LoopOptions`).
     """
 
     def __init__(
@@ -103,12 +113,14 @@ class Run:
         schedule: Schedule | None = None,
         selfcheck: bool = True,
         quiet: bool = False,
+        **options: Unpack[LoopOptions],
     ) -> None:
         validate_name(name)
         validate_settings(every=every, profile=profile)
         self._tolerance_ppb = read_tolerance(tolerance, every=every, profile=profile)
         validate_model(model)
         describe_optimizer(optimizer, model)
+        self._loop = make_loop(options, model)
         try:
             self.seed = make_seed(seed)
         except ValueError as error:
@@ -125,13 +137,13 @@ class Run:
         )
         self._continued, self._register, self._schedule = parent, register, schedule
         self._registered: Registered | None = None
-        self._rates: tuple[float, ...] = ()
-        """The learning rate of every step, of a registered run."""
-        self._quiet, self._selfcheck_wanted = quiet, selfcheck
-        self._profiles = PROFILES if profile is None else (profile,)
+        self._rates: list[tuple[float, ...]] = []
+        """The learning rates of every step, of a registered run."""
+        self._quiet = quiet
+        self._check = RunningCheck(other_threads=self._tolerance_ppb > 0) if selfcheck else None
+        self._profiles = choose_profiles(self._loop, profile)
         self._arithmetic: Session | None = None
         self._record: tuple[Scribe, StepTracker] | None = None
-        self._check: subprocess.Popen[bytes] | None = None
         self._stopped = self._finished = False
         self._steps = 0
         self._spent = self._trained = 0.0
@@ -139,11 +151,11 @@ class Run:
     def batches(
         self, *data: Any, batch_size: int, steps: int
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The batches of the run: one tuple of tensors a step, inputs first, target last.
+        """The batches of the run: tuples of tensors, inputs first, target last.
 
         `data` are tensors with equally many rows, or one map-style data set of such tuples.  The
-        loop must do one optimizer step and one `log` for every batch.  Raises RecordingError, and
-        OSError if the record cannot be begun.
+        loop must do one `log` for every batch and one optimizer step for every batch, or for every
+        `accumulate` of them.  Raises RecordingError, and OSError if the record cannot be begun.
         """
         if self._record is not None:
             raise RecordingError("run.batches() was called twice; a run is one loop")
@@ -163,6 +175,7 @@ class Run:
             batch_size=batch_size,
             every=self._every,
             initial=self._initial,
+            loop=self._loop,
             say=self._say,
             tolerance_ppb=self._tolerance_ppb,
         )
@@ -171,10 +184,10 @@ class Run:
         if self._continued is not None:
             set_parent(self._model, self._continued)
         set_derived(self._model, recipe)
-        order = Order(seed=self.seed, records=recipe.records, batch_size=batch_size)
-        arithmetic = Session(profile, self._model, self._optimizer)
+        order = make_order(recipe)
+        arithmetic = Session(profile, self._model, self._optimizer, self._loop.ema)
         try:
-            watch = StateWatch(recipe, self._model, self._optimizer, profile)
+            watch = StateWatch(recipe, self._model, self._optimizer, profile, self._loop.ema)
             scribe = self._open_record(recipe, watch, arrays, record_digests, profile)
         except BaseException:
             arithmetic.release()
@@ -184,6 +197,7 @@ class Run:
             self._optimizer,
             watch,
             scribe.take,
+            accumulate=recipe.accumulate,
             loss_dtype=profile.dtype,
             on_refusal=arithmetic.leave,
         )
@@ -245,16 +259,11 @@ class Run:
         self, register: Register, recipe: Recipe, record_digests: Sequence[bytes], steps: int
     ) -> Recipe:
         """Register the run as it is going to be; its recipe under the network's seed."""
-        rates = foresee_rates(self._schedule, self._optimizer, steps)
-        complete = msgspec.structs.replace(recipe, steps=steps, rates=rates)
-        self._rates = get_rates(complete, range(steps))
-        request = Request(
-            recipe=compute_unseeded_digest(complete),
-            dataset_root=compute_dataset_root(record_digests),
-            records=recipe.records,
-            parent=self._continued.submission if self._continued is not None else b"",
+        self._rates = foresee_rates(self._schedule, self._optimizer, steps)
+        complete = set_rates(recipe, steps, compress_rates(self._rates))
+        self._registered = obtain_seed(
+            register, complete, record_digests, self._continued, self._say
         )
-        self._registered = register(request, self._say)
         self.seed = make_seed(self._registered.seed)
         return msgspec.structs.replace(recipe, seed=self.seed.hex())
 
@@ -268,10 +277,6 @@ class Run:
     ) -> Scribe:
         """Make the folder and write what is known so far; raises OSError."""
         start = watch.get_start()
-        for name, array in start.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                what = f"{name} holds NaN or infinity before training"
-                raise RecordingError(what, slug="not-finite")
         self.folder = make_folder(self._parent, self._name)
         write_tensors(self.folder / DATA, data)
         scribe = Scribe(
@@ -283,6 +288,7 @@ class Run:
                 "name": self._name,
                 "created": get_now(),
                 "batch_size": recipe.batch_size,
+                "accumulate": recipe.accumulate,
                 "records": recipe.records,
                 "every": self._every,
                 "seed": recipe.seed,
@@ -307,13 +313,19 @@ class Run:
         tracker: StepTracker,
         arithmetic: Session,
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        for number in range(steps):
+        augment = self._loop.augment
+        for number in range(steps * self._loop.accumulate):
             self._settle()
             records = order.get_indices(number)
             indices = torch.from_numpy(records)
-            batch = arithmetic.convert(tensor.index_select(0, indices) for tensor in tensors)
+            rows = [tensor.index_select(0, indices) for tensor in tensors]
+            if augment:
+                images = rows[0].numpy()
+                images = augment_batch(images, augment, seed=self.seed, number=number)
+                rows[0] = copy_tensor(images)
+            batch = arithmetic.convert(rows)
             if not self._stopped:
-                tracker.begin(number, records, batch)
+                tracker.begin(number // self._loop.accumulate, records, batch)
             arithmetic.enter(compute_generator_seed(self.seed, number))
             try:
                 yield batch
@@ -328,12 +340,8 @@ class Run:
         step = None if self._stopped else tracker.end()
         if step is None:
             return
-        if self._rates and step.rate != self._rates[self._steps]:
-            raise RecordingError(
-                f"step {self._steps} used the learning rate {step.rate:g}, registered was"
-                f" {self._rates[self._steps]:g}. Give the run its scheduler: schedule=",
-                slug="not-registered-recipe",
-            )
+        if self._rates:
+            validate_rates(self._steps, step.rates, self._rates[self._steps])
         begin = time.perf_counter()
         scribe.put(step)
         self._steps += 1
@@ -361,22 +369,16 @@ class Run:
 
     def _poll_check(self, scribe: Scribe) -> None:
         """Start the self-check when interval 0 is on disk; say what it found once it is done."""
-        if not self._selfcheck_wanted or not scribe.intervals:
-            return
-        assert self.folder is not None
-        if self._check is None:
-            self._check = start_check(self.folder, other_threads=self._tolerance_ppb > 0)
-        elif self._check.poll() is not None:
-            self._selfcheck_wanted = False
-            self._say(describe_check(self.folder, self._check))
+        if self._check is not None and scribe.intervals:
+            assert self.folder is not None
+            self._say(self._check.poll(self.folder))
 
     def _complete(self, scribe: Scribe, tracker: StepTracker) -> None:
         try:
             recipe = scribe.finish()
             self._poll_check(scribe)
-            if self._selfcheck_wanted and self._check is not None:
-                wait_for_check(self._check)
-                self._poll_check(scribe)
+            if self._check is not None:
+                self._say(self._check.wait())
             scribe.write_complete()
         except OSError as error:
             scribe.error = error
@@ -394,6 +396,6 @@ class Run:
             f" Next: milepost submit {self.folder}"
         )
 
-    def _say(self, text: str) -> None:
-        if not self._quiet:
+    def _say(self, text: str | None) -> None:
+        if text is not None and not self._quiet:
             print(f"milepost: {text}", file=sys.stderr, flush=True)

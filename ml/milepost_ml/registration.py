@@ -6,9 +6,12 @@ registers a request and returns once the network has given the seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from milepost_ml.digests import compute_dataset_root
+from milepost_ml.recipe import Recipe, compute_unseeded_digest
 
 
 class Request(NamedTuple):
@@ -44,6 +47,23 @@ class ParentModel(NamedTuple):
 Say = Callable[[str], None]
 """Tells a person one line."""
 Register = Callable[[Request, Say], Registered]
+
+
+def obtain_seed(
+    register: Register,
+    recipe: Recipe,
+    record_digests: Sequence[bytes],
+    parent: ParentModel | None,
+    say: Say,
+) -> Registered:
+    """Register a run, whose recipe is complete but for its seed."""
+    request = Request(
+        recipe=compute_unseeded_digest(recipe),
+        dataset_root=compute_dataset_root(record_digests),
+        records=recipe.records,
+        parent=parent.submission if parent is not None else b"",
+    )
+    return register(request, say)
 
 
 def describe_origin(parent: ParentModel | None, registered: Registered | None) -> dict[str, object]:

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
 import numpy as np
 
 from milepost_consensus.payloads import CLASS
@@ -37,10 +36,13 @@ from milepost_ml.files import (
 from milepost_ml.images import ContentImage
 from milepost_ml.recipe import (
     Recipe,
+    compute_mean_rate,
     compute_rate_sum,
+    count_elements,
     encode_recipe,
     get_model_specs,
     get_optimizer_specs,
+    set_rates,
 )
 from milepost_ml.snapshots import TensorSpec, write_tensors
 
@@ -84,7 +86,8 @@ class RecordedStep(NamedTuple):
     records: Sequence[int]
     """Which records the batch held, in order."""
     loss: float
-    rate: float
+    rates: tuple[float, ...]
+    """The learning rate of every parameter group."""
     seconds: float
     """Since the step before."""
 
@@ -111,7 +114,8 @@ class Scribe:
         self._folder, self._recipe, self._about = folder, recipe, dict(about)
         self._one_nan = recipe.profile != CLASS
         self._record_digests = record_digests
-        self._rates: list[tuple[int, float]] = []
+        self._rates: list[list[tuple[int, float]]] = [[] for _ in recipe.groups]
+        self._elements = count_elements(recipe)
         self._steps = 0
         self._open: list[RecordedStep] = []
         """Steps of the interval that is not on disk yet."""
@@ -192,10 +196,11 @@ class Scribe:
         gradient = images.gradient.compute_digest()
         self._entries += batch + compute_gradient_commitment(gradient) + loss + post
         self._gradients += gradient
-        if self._rates and self._rates[-1][1] == step.rate:
-            self._rates[-1] = (self._rates[-1][0] + 1, step.rate)
-        else:
-            self._rates.append((1, step.rate))
+        for runs, rate in zip(self._rates, step.rates, strict=True):
+            if runs and runs[-1][1] == rate:
+                runs[-1] = (runs[-1][0] + 1, rate)
+            else:
+                runs.append((1, rate))
         self._open.append(step)
         if len(self._open) == self._recipe.steps_per_interval:
             self._close_interval()
@@ -237,7 +242,9 @@ class Scribe:
             "interval": self.intervals,
             "steps": len(self._open),
             "loss": sum(step.loss for step in self._open) / len(self._open),
-            "rate_sum": compute_rate_sum([step.rate for step in self._open]),
+            "rate_sum": compute_rate_sum(
+                [compute_mean_rate(step.rates, self._elements) for step in self._open]
+            ),
             **distances._asdict(),
             "seconds": round(sum(step.seconds for step in self._open), 6),
         }
@@ -245,7 +252,7 @@ class Scribe:
             stream.write(json.dumps(line, separators=(",", ":")) + "\n")
 
     def _write_recipe(self) -> Recipe:
-        recipe = msgspec.structs.replace(self._recipe, steps=self._steps, rates=tuple(self._rates))
+        recipe = set_rates(self._recipe, self._steps, [tuple(runs) for runs in self._rates])
         write_bytes(self._folder / RECIPE, encode_recipe(recipe))
         return recipe
 

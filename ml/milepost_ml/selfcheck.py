@@ -25,8 +25,9 @@ from milepost_ml.replay import Retraced, retrace_recorded
 _CAUSES: Final = {
     "batch": "the data on disk are not those the run was fed",
     "gradient": (
-        "the loop computes another loss than loss= declares, changes batch or gradients"
-        " (augmentation, clipping, accumulation, no zero_grad), or uses randomness of its own"
+        "the loop computes another loss than loss= declares, changes batch or gradients without"
+        " declaring it (augment=, clip_norm=, clip_value=, accumulate=, autocast=), does not call"
+        " zero_grad, or uses randomness of its own"
     ),
     "loss": "run.log(loss) was given another loss than the one declared",
     "state": "something besides the optimizer changes weights or buffers",
@@ -133,6 +134,35 @@ def wait_for_check(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class RunningCheck:
+    """The self-check of a run that is still going on: begun once, told once."""
+
+    def __init__(self, *, other_threads: bool = False) -> None:
+        """`other_threads` as in `start_check`."""
+        self._folder, self._other_threads = Path(), other_threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._told = False
+
+    def poll(self, folder: Path) -> str | None:
+        """Begin with the folder's first interval; what was found, the first time it is known."""
+        if self._process is None:
+            self._folder, self._process = (
+                folder,
+                start_check(folder, other_threads=self._other_threads),
+            )
+        if self._told or self._process.poll() is None:
+            return None
+        self._told = True
+        return describe_check(self._folder, self._process)
+
+    def wait(self) -> str | None:
+        """Wait for its end; as `poll`."""
+        if self._process is None or self._told:
+            return None
+        wait_for_check(self._process)
+        return self.poll(self._folder)
 
 
 def describe_check(folder: Path, process: subprocess.Popen[bytes]) -> str:

@@ -16,6 +16,8 @@ import torch
 from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.arithmetic.rounded import round_tensors
+from milepost_ml.augmentation import augment_batch
+from milepost_ml.averages import name_slots, update_averages
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
@@ -27,9 +29,11 @@ from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA
 from milepost_ml.graph import TORCH_DTYPES, GraphRunner
 from milepost_ml.images import unify_nans
-from milepost_ml.keyed import Order, compute_generator_seed
-from milepost_ml.recipe import SGD, Adam, Optimizer, Recipe, get_model_specs, get_rates
+from milepost_ml.keyed import compute_generator_seed, make_order
+from milepost_ml.optimizing import average, clip_gradients, collect_optimizer_slots, make_optimizer
+from milepost_ml.recipe import Recipe, get_model_specs
 from milepost_ml.snapshots import map_tensors
+from milepost_ml.updates import AVERAGE, expand_rates
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -69,32 +73,6 @@ def copy_tensor(array: Array) -> torch.Tensor:
     return tensor
 
 
-def make_optimizer(
-    declared: Optimizer, parameters: list[torch.nn.Parameter], rate: float
-) -> torch.optim.Optimizer:
-    """PyTorch's optimizer with the declared settings."""
-    if isinstance(declared, SGD):
-        return torch.optim.SGD(
-            parameters,
-            lr=rate,
-            momentum=declared.momentum,
-            dampening=declared.dampening,
-            weight_decay=declared.weight_decay,
-            nesterov=declared.nesterov,
-            foreach=False,
-        )
-    make = torch.optim.Adam if isinstance(declared, Adam) else torch.optim.AdamW
-    return make(
-        parameters,
-        lr=rate,
-        betas=(declared.beta1, declared.beta2),
-        eps=declared.eps,
-        weight_decay=declared.weight_decay,
-        amsgrad=declared.amsgrad,
-        foreach=False,
-    )
-
-
 def _find_unfit(runner: GraphRunner, recipe: Recipe, profile: Profile) -> str | None:
     """Why no step of the recipe can be computed, if so."""
     model = {item.name: (item.dtype, item.shape) for item in get_model_specs(recipe)}
@@ -114,13 +92,11 @@ class Stepper:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         """Raises InvalidRecord for a data file that does not fit the recipe."""
-        self._profile = make_profile(recipe.profile)
+        self._profile = make_profile(recipe.profile, autocast=recipe.autocast is not None)
         self._profile.configure()
         self._recipe = recipe
         self._data = map_tensors(data, recipe.data, name=DATA)
-        self._order = Order(
-            seed=recipe.seed_bytes, records=recipe.records, batch_size=recipe.batch_size
-        )
+        self._order = make_order(recipe)
         self._runner = GraphRunner(recipe.graph)
         self._unfit = _find_unfit(self._runner, recipe, self._profile)
         self._parameters: dict[str, torch.nn.Parameter] = {}
@@ -129,7 +105,8 @@ class Stepper:
         self._model: dict[str, torch.Tensor] = {}
         """The model as it is recorded; after a step, once it was rounded."""
         self._slots: dict[str, torch.Tensor] = {}
-        """Likewise the optimizer's tensors."""
+        """Likewise the optimizer's tensors and the averages."""
+        self._averages: dict[str, torch.Tensor] = {}
         self.step = 0
 
     def load(self, step: int, tensors: Mapping[str, Array]) -> None:
@@ -145,15 +122,22 @@ class Stepper:
         self._buffers = {
             spec.name: self._take(tensors[MODEL_PREFIX + spec.name]) for spec in recipe.buffers
         }
-        trained = [self._parameters[item.name] for item in recipe.parameters if item.trained]
-        # The rate is set again before every step; the last state of a run has none.
-        self._optimizer = make_optimizer(recipe.optimizer, trained, rate=0.0)
+        self._optimizer = make_optimizer(recipe.groups, self._parameters)
         self._profile.set_options(self._optimizer)
+        averaged = recipe.parameters if recipe.ema_decay is not None else ()
+        self._averages = {
+            item.name: self._parameters[item.name].detach().clone()
+            for item in averaged
+            if item.trained
+        }
         for name in sorted(tensors):
             if name.startswith(OPTIMIZER_PREFIX):
                 owner, _, slot = name.removeprefix(OPTIMIZER_PREFIX).rpartition(".")
-                state = self._optimizer.state[self._parameters[owner]]
-                state[slot] = self._take(tensors[name])
+                if slot == AVERAGE:
+                    self._averages[owner] = self._take(tensors[name])
+                else:
+                    state = self._optimizer.state[self._parameters[owner]]
+                    state[slot] = self._take(tensors[name])
         self._round()
 
     def _take(self, array: Array) -> torch.Tensor:
@@ -168,12 +152,13 @@ class Stepper:
         recorded = [TORCH_DTYPES[spec.dtype] for spec in get_model_specs(self._recipe)]
         self._model = dict(zip(model, round_tensors(list(model.values()), recorded), strict=True))
         slots = collect_optimizer_slots(self._optimizer, self._parameters)
+        slots |= name_slots(self._averages) if self.step else {}
         rounded = round_tensors(list(slots.values()), [torch.float32] * len(slots))
         self._slots = dict(zip(slots, rounded, strict=True))
 
-    def get_batch(self, step: int) -> dict[str, Array]:
-        """The rows of every data tensor that a step sees."""
-        indices = self._order.get_indices(step)
+    def get_batch(self, number: int) -> dict[str, Array]:
+        """The rows of every data tensor in batch `number`, as they are in the data."""
+        indices = self._order.get_indices(number)
         rows = {name: np.ascontiguousarray(array[indices]) for name, array in self._data.items()}
         for name, array in rows.items():
             if array.dtype == np.bool_ and array.view(np.uint8).max() > 1:
@@ -183,42 +168,56 @@ class Stepper:
         return rows
 
     def get_batch_digest(self, step: int) -> bytes:
-        """The digest of a step's batch, from the data themselves."""
-        return compute_batch_digest(compute_record_digests(self.get_batch(step)))
+        """The digest of the records of a step, from the data themselves."""
+        return compute_batch_digest(
+            digest
+            for number in self._order.get_numbers(step)
+            for digest in compute_record_digests(self.get_batch(number))
+        )
 
     def run_step(self) -> StepResult:
         """Do the next step.  Raises StepFailed where PyTorch cannot."""
         assert self._optimizer is not None
-        rows = self.get_batch(self.step)
-        batch = compute_batch_digest(compute_record_digests(rows))
+        batch = self.get_batch_digest(self.step)
         if self._unfit is not None:
             raise StepFailed(self._unfit, batch)
-        (rate,) = get_rates(self._recipe, range(self.step, self.step + 1))
-        self._optimizer.param_groups[0]["lr"] = rate
-        data = {name: self._take(array) for name, array in rows.items()}
-        self._profile.reseed(compute_generator_seed(self._recipe.seed_bytes, self.step))
+        for group, declared in zip(self._optimizer.param_groups, self._recipe.groups, strict=True):
+            (group["lr"],) = expand_rates(declared.rates, range(self.step, self.step + 1))
         try:
             with self._profile.active():
-                loss = self._differentiate(data)
+                self._optimizer.zero_grad()
+                losses = [self._differentiate(n) for n in self._order.get_numbers(self.step)]
+                clip_gradients(self._recipe, self._parameters)
                 gradients = self._get_gradients()
                 self._optimizer.step()
+                if self._recipe.ema_decay is not None:
+                    update_averages(self._averages, self._parameters, self._recipe.ema_decay)
         except _FAILURES as error:
             if "allocate memory" in str(error):  # this machine is too small; others are not
                 raise MemoryError(str(error)) from error
             raise StepFailed(str(error), batch) from error
-        self._round()
         self.step += 1
-        number = self._export(loss.detach().to(torch.float32)).astype("<f4").tobytes()
+        self._round()
+        loss = self._export(torch.tensor(average(losses), dtype=torch.float64).to(torch.float32))
+        number = loss.astype("<f4").tobytes()
         return StepResult(batch, compute_content_digest(gradients), number, self.get_digest())
 
-    def _differentiate(self, data: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        assert self._optimizer is not None
-        loss = self._runner.run(
-            {"parameter": self._parameters, "buffer": self._buffers, "data": data}
-        )
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+    def _differentiate(self, number: int) -> float:
+        """Add the gradient of one batch to what is there; returns its loss."""
+        recipe, rows = self._recipe, self.get_batch(number)
+        if recipe.augment:
+            rows["data.0"] = augment_batch(
+                rows["data.0"], recipe.augment, seed=recipe.seed_bytes, number=number
+            )
+        data = {name: self._take(array) for name, array in rows.items()}
+        self._profile.reseed(compute_generator_seed(recipe.seed_bytes, number))
+        with self._profile.casting():
+            loss = self._runner.run(
+                {"parameter": self._parameters, "buffer": self._buffers, "data": data}
+            )
+        share = loss / recipe.accumulate if recipe.accumulate > 1 else loss
+        share.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
 
     def _get_gradients(self) -> dict[str, Array]:
         gradients = {}
@@ -262,16 +261,3 @@ class Stepper:
             compute_content_digest(self.get_model()),
             compute_content_digest(self.get_optimizer_state()),
         )
-
-
-def collect_optimizer_slots(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    """An optimizer's tensors as "<parameter>.<slot>"; slots it has not filled yet are left out."""
-    return {
-        f"{name}.{slot}": value
-        for name, parameter in parameters.items()
-        if parameter in optimizer.state
-        for slot, value in optimizer.state[parameter].items()
-        if isinstance(value, torch.Tensor)
-    }

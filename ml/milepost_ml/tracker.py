@@ -1,8 +1,9 @@
 """Follows one training step from its batch to its logged loss, and insists on the declared order.
 
 The optimizer's hooks tell when gradients are ready and when the state is new; `log` tells the loss.
-A step is one batch, one `opt.step()` and one `run.log(loss)`; whatever else the loop does between
-two batches must leave weights, buffers, settings and modes as they were declared.
+A step is one batch (or as many as it accumulates), one `run.log(loss)` for each, and one
+`opt.step()`; whatever else the loop does between two batches must leave weights, buffers, settings
+and modes as they were declared.
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ import torch
 
 from milepost_ml.errors import RecordingError
 from milepost_ml.keyed import Indices
-from milepost_ml.preflight import get_settings, read_rate
+from milepost_ml.optimizing import average
+from milepost_ml.preflight import get_settings, read_rates
 from milepost_ml.scribe import RecordedStep, StepImages
 from milepost_ml.watch import StateWatch
 
 
 class _Pending:
-    """The step between two batches: what the hooks and the loop have told so far."""
+    """The step that is going on: what the hooks and the loop have told so far."""
 
-    def __init__(self, number: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.records = records
-        self.batch = batch
-        self.rate = 0.0
-        self.loss: float | None = None
+        self.records: list[int] = []
+        self.batch: tuple[torch.Tensor, ...] = ()
+        """The current one."""
+        self.begun = 0
+        """How many batches the loop got."""
+        self.losses: list[float] = []
+        self.rates: tuple[float, ...] = ()
         self.images: StepImages | None = None
         self.stepped = False
 
@@ -44,11 +49,12 @@ class StepTracker:
         watch: StateWatch,
         take_images: Callable[[], StepImages],
         *,
+        accumulate: int = 1,
         loss_dtype: torch.dtype = torch.float32,
         on_refusal: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_refusal` is called before the loop hears that it left what it declared."""
-        self._loss_dtype, self._on_refusal = loss_dtype, on_refusal
+        self._accumulate, self._loss_dtype, self._on_refusal = accumulate, loss_dtype, on_refusal
         self.seconds = 0.0
         self._optimizer, self._watch, self._take_images = optimizer, watch, take_images
         self._settings = get_settings(optimizer)
@@ -63,9 +69,9 @@ class StepTracker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the loop has begun a step and not only fetched its batch."""
+        """Whether the loop has begun a step's last batch and not only fetched it."""
         pending = self._pending
-        return pending is not None and (pending.stepped or pending.loss is not None)
+        return pending is not None and (pending.stepped or len(pending.losses) == self._accumulate)
 
     def detach(self) -> None:
         """Let the optimizer go; a batch that was fetched and not used is forgotten."""
@@ -85,11 +91,15 @@ class StepTracker:
 
         return guarded
 
-    def begin(self, number: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
-        """The loop gets the batch of step `number`."""
-        if number == 0:
-            self._clock = time.perf_counter()
-        self._pending = _Pending(number, records, batch)
+    def begin(self, step: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
+        """The loop gets a batch of a step."""
+        if self._pending is None:
+            if step == 0:
+                self._clock = time.perf_counter()
+            self._pending = _Pending(step)
+        self._pending.begun += 1
+        self._pending.records += records.tolist()
+        self._pending.batch = batch
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch; raises RecordingError (not-finite, one-step-per-batch)."""
@@ -97,7 +107,7 @@ class StepTracker:
 
     def _log(self, loss: torch.Tensor | float) -> None:
         pending = self._pending
-        if pending is None or pending.loss is not None:
+        if pending is None or len(pending.losses) == pending.begun:
             raise RecordingError(
                 "run.log(loss) belongs inside the loop over run.batches(), once per batch",
                 slug="one-step-per-batch",
@@ -116,10 +126,10 @@ class StepTracker:
                 " to verify; lower the learning rate and record again",
                 slug="not-finite",
             )
-        pending.loss = value
+        pending.losses.append(value)
 
     def end(self) -> RecordedStep | None:
-        """The loop is done with its batch: the step, or None before the first batch.
+        """The loop is done with its batch: the step, or None if that goes on.
 
         Raises RecordingError: one-step-per-batch, undeclared-change.
         """
@@ -127,18 +137,23 @@ class StepTracker:
         if pending is None:
             return None
         begin = time.perf_counter()
-        if not pending.stepped or pending.loss is None or pending.images is None:
-            missing = "run.log(loss)" if pending.stepped else "opt.step()"
+        logged, last = len(pending.losses) == pending.begun, pending.begun == self._accumulate
+        if not logged or (last and (not pending.stepped or pending.images is None)):
+            missing = "run.log(loss)" if pending.stepped or not last else "opt.step()"
             raise RecordingError(
-                f"{missing} was not called for step {pending.number}; the loop must call opt.step()"
-                " and run.log(loss) once for every batch",
+                f"{missing} was not called for step {pending.number}; the loop must call"
+                f" run.log(loss) once for every batch and opt.step() {self._describe_pace()}",
                 slug="one-step-per-batch",
             )
+        if not last:
+            self._validate_declared(pending)
+            return None
+        assert pending.images is not None
         self._watch.validate_unchanged()
         seconds, self._clock, self._pending = begin - self._clock, begin, None
         self.seconds += time.perf_counter() - begin
         return RecordedStep(
-            pending.images, pending.records.tolist(), pending.loss, pending.rate, seconds
+            pending.images, pending.records, average(pending.losses), pending.rates, seconds
         )
 
     def _before_step(
@@ -152,11 +167,27 @@ class StepTracker:
                 " run.batches(). A recorded step is one batch and one opt.step()",
                 slug="one-step-per-batch",
             )
+        if pending.begun < self._accumulate:
+            raise RecordingError(
+                f"opt.step() was called after batch {pending.begun} of {self._accumulate} that"
+                f" accumulate= says make step {pending.number}",
+                slug="one-step-per-batch",
+            )
         # The hook gets opt.step's own arguments, the optimizer first.
         if len(args) > 1 or any(value is not None for value in kwargs.values()):
-            raise RecordingError("opt.step(closure) cannot be recorded; call opt.step()")
+            raise RecordingError(
+                "opt.step(closure) cannot be recorded; compute loss and gradients in the loop and"
+                " call opt.step()",
+                slug="closure",
+            )
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RecordingError(
+                "a GradScaler made this step; its scale is state outside every snapshot. bfloat16"
+                " needs none: autocast='bfloat16'",
+                slug="grad-scaler",
+            )
         self._validate_declared(pending)
-        pending.rate = read_rate(optimizer.param_groups[0])
+        pending.rates = read_rates(optimizer)
         pending.images = self._take_images()
         self._watch.copy_gradients(pending.images)
         self.seconds += time.perf_counter() - begin
@@ -170,6 +201,13 @@ class StepTracker:
         pending.stepped = True
         self.seconds += time.perf_counter() - begin
 
+    def _describe_pace(self) -> str:
+        if self._accumulate > 1:
+            return f"once for every {self._accumulate} of them"
+        return (
+            "too (a loop that accumulates gradients says so: accumulate=; a GradScaler skips steps)"
+        )
+
     def _validate_declared(self, pending: _Pending) -> None:
         """Raises RecordingError if something is not as it was declared."""
         if [module.training for module in self._modules] != self._modes:
@@ -179,7 +217,7 @@ class StepTracker:
                 slug="wrong-mode",
             )
         settings = get_settings(self._optimizer)
-        if settings != self._settings or len(self._optimizer.param_groups) > 1:
+        if settings != self._settings:
             raise RecordingError(
                 f"the optimizer's settings changed at step {pending.number} from"
                 f" {self._settings} to {settings}; only the learning rate may change (schedules"

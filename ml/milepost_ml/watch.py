@@ -13,13 +13,14 @@ import torch
 
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.rounded import round_tensors
+from milepost_ml.averages import EMA, name_slots
 from milepost_ml.digests import MODEL_PREFIX
 from milepost_ml.errors import RecordingError
 from milepost_ml.graph import TORCH_DTYPES
 from milepost_ml.images import ContentImage
+from milepost_ml.optimizing import collect_optimizer_slots
 from milepost_ml.recipe import Recipe, get_model_specs, get_optimizer_specs
 from milepost_ml.scribe import StepImages
-from milepost_ml.stepper import collect_optimizer_slots
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -58,9 +59,10 @@ class StateWatch:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         profile: Profile,
+        ema: EMA | None = None,
     ) -> None:
         self._profile = profile
-        self._optimizer = optimizer
+        self._optimizer, self._ema = optimizer, ema
         self._parameters = dict(model.named_parameters())
         self._tensors: dict[str, torch.Tensor] = {
             **self._parameters,
@@ -73,6 +75,8 @@ class StateWatch:
         ordered = sorted(self._parameters.items())
         self._trained = [(name, tensor) for name, tensor in ordered if name in trained]
         self._still = [(name, tensor) for name, tensor in ordered if name not in trained]
+        if ema is not None:
+            ema.start(item.name for item in recipe.parameters if item.trained)
         self._recorded = {spec.name: TORCH_DTYPES[spec.dtype] for spec in get_model_specs(recipe)}
         self._model = [
             _Held(name, tensor, tensor.nbytes, self._recorded[name])
@@ -84,7 +88,16 @@ class StateWatch:
         self._versions = self._get_versions()
 
     def get_start(self) -> dict[str, Array]:
-        """Snapshot 0 as views: the model alone, because a fresh optimizer has no state."""
+        """Snapshot 0 as views: the model alone, because a fresh optimizer has no state.
+
+        Raises RecordingError (not-finite).
+        """
+        for name, tensor in self._tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise RecordingError(
+                    f"{MODEL_PREFIX}{name} holds NaN or infinity before training",
+                    slug="not-finite",
+                )
         return {
             MODEL_PREFIX + name: tensor.detach().to(self._recorded[name]).numpy()
             for name, tensor in self._tensors.items()
@@ -114,13 +127,15 @@ class StateWatch:
         images.gradient.fill([gradient.data_ptr() for gradient in gradients])
 
     def copy_state(self, images: StepImages) -> None:
-        """After the optimizer's step, whose result is rounded to what is recorded."""
+        """After the optimizer's step: average, then round everything to what is recorded."""
         if self._optimizer.state is not self._optimizer_state:
             raise RecordingError(
                 "the optimizer's state was replaced during the run (load_state_dict?); record the"
                 " run from its start",
                 slug="undeclared-change",
             )
+        if self._ema is not None:
+            self._ema.update()
         _fill(images.model, self._model)
         if not self._slots and self._slot_names:
             self._slots = self._find_slots()
@@ -147,8 +162,9 @@ class StateWatch:
         return [tensor._version for tensor in self._tensors.values()]
 
     def _find_slots(self) -> list[_Held]:
-        """The optimizer's tensors in name order, once it has made them."""
+        """The optimizer's tensors and the averages in name order, once it has made them."""
         found = collect_optimizer_slots(self._optimizer, self._parameters)
+        found |= name_slots(self._ema.averages) if self._ema is not None else {}
         if sorted(found) != self._slot_names:
             odd = ", ".join(sorted(set(found) ^ set(self._slot_names))[:3])
             raise RecordingError(

@@ -24,6 +24,7 @@ from milepost_ml.recipe import Recipe, compute_recipe_digest, compute_unseeded_d
 from milepost_ml.record_files import read_recipe
 from milepost_ml.registration import ParentModel, Request
 from milepost_ml.snapshots import read_tensors
+from milepost_ml.updates import SGD, Group
 from tests.ml.test_registered_run import SEED, Network, train
 from tests.support.records import Spoilt, get_manifest_fields, read_recipe_of
 
@@ -86,11 +87,17 @@ def test_another_seed(case: Case) -> None:
     case.refuse("wrong-seed", "the network gave this registration 00000000")
 
 
+def make_rates(*rates: tuple[int, float]) -> tuple[Group, ...]:
+    """The groups of a registered run, at other rates."""
+    names = ("first.weight", "first.bias", "second.weight", "second.bias")
+    return (Group(names, SGD(0.9, 0.0, 0.0, False), rates),)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rates": ((6, 0.1), (6, 0.2))},
-        {"steps": 10, "rates": ((10, 0.1),)},
+        {"groups": make_rates((6, 0.1), (6, 0.2))},
+        {"steps": 10, "groups": make_rates((10, 0.1))},
         {"batch_size": 4},
         {"steps_per_interval": 4},
         {"profile": "exact", "device_class": "exact/1"},

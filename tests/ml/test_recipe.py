@@ -11,13 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost_consensus.crypto import compute_digest
+from milepost_ml.augmentation import Crop, Flip
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.recipe import (
     MAX_RECIPE_BYTES,
-    SGD,
-    Adam,
-    AdamW,
-    Optimizer,
     Parameter,
     Recipe,
     compute_rate_sum,
@@ -31,7 +28,8 @@ from milepost_ml.recipe import (
     get_steps,
 )
 from milepost_ml.snapshots import TensorSpec
-from tests.support.recipes import make_recipe
+from milepost_ml.updates import SGD, Adam, AdamW, ClipNorm, ClipValue, Group, Settings
+from tests.support.recipes import MOMENTUM, make_groups, make_recipe
 
 ADAM = Adam(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=True)
 ADAMW = AdamW(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, amsgrad=False)
@@ -48,9 +46,20 @@ def refuse(data: bytes) -> InvalidRecord:
 
 
 def test_recipes_survive_encoding() -> None:
-    for optimizer in (make_recipe().optimizer, ADAM, ADAMW):
-        recipe = change(optimizer=optimizer)
+    for optimizer in (MOMENTUM, ADAM, ADAMW):
+        recipe = change(groups=make_groups(optimizer))
         assert decode_recipe(encode_recipe(recipe)) == recipe
+
+
+def test_what_a_loop_does_survives_encoding() -> None:
+    recipe = change(
+        data=IMAGES,
+        clip=ClipNorm(1.0, over="groups"),
+        accumulate=4,
+        ema_decay=0.99,
+        augment=(Flip(vertical=True), Crop(padding=3)),
+    )
+    assert decode_recipe(encode_recipe(recipe)) == recipe
 
 
 def test_the_digest_is_over_the_bytes() -> None:
@@ -66,6 +75,23 @@ def test_steps_and_rates_follow_from_the_declared_runs() -> None:
     assert get_rates(recipe, range(2, 5)) == (0.1, 0.05, 0.05)
     assert get_rates(recipe, range(0)) == ()
     assert compute_rate_sum((0.1, 0.05, 1e-10)) == 150_000_000
+
+
+def test_several_groups_have_the_mean_rate_of_their_weights() -> None:
+    recipe = make_recipe()
+    both = (Parameter("weight", (3, 4), True), Parameter("bias", (3,), True))
+    groups = (Group(("weight",), ADAM, ((7, 0.1),)), Group(("bias",), ADAM, ((2, 0.0), (5, 0.35))))
+    recipe = change(parameters=both, groups=groups)
+    assert decode_recipe(encode_recipe(recipe)) == recipe
+    # Twelve weights and three: (12 * 0.1 + 3 * 0.35) / 15.
+    assert get_rates(recipe, range(1, 4)) == (0.08, 0.15, 0.15)
+    # In units of 10^-9 and rounded down: the ledger's sums stay whole.
+    uneven = (groups[0], Group(("bias",), ADAM, ((7, 4e-9),)))
+    mean = get_rates(change(parameters=both, groups=uneven), range(1))
+    assert compute_rate_sum(mean) == (12 * 10**8 + 3 * 4) // 15 == 80_000_000
+    names = [spec.name for spec in get_optimizer_specs(recipe, 1)]
+    assert names[:2] == ["weight.exp_avg", "weight.exp_avg_sq"]
+    assert names[-1] == "bias.step"
 
 
 def test_expected_tensors_follow_from_recipe_and_step() -> None:
@@ -95,11 +121,13 @@ def test_expected_tensors_follow_from_recipe_and_step() -> None:
         (ADAMW, ["exp_avg", "exp_avg_sq", "step"]),
     ],
 )
-def test_slots_follow_from_the_optimizer(optimizer: Optimizer, slots: list[str]) -> None:
-    specs = get_optimizer_specs(change(optimizer=optimizer), 1)
+def test_slots_follow_from_the_optimizer(optimizer: Settings, slots: list[str]) -> None:
+    specs = get_optimizer_specs(change(groups=make_groups(optimizer)), 1)
     assert [spec.name for spec in specs] == [f"weight.{slot}" for slot in slots]
     assert all(spec.shape == (() if spec.name.endswith(".step") else (3, 4)) for spec in specs)
 
+
+IMAGES = (TensorSpec("data.0", "F32", (10, 4, 4)), TensorSpec("data.1", "F32", (10, 3)))
 
 BAD_FIELDS: list[dict[str, Any]] = [
     {"format": "milepost/recipe/2"},
@@ -124,12 +152,12 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"steps": 8},
     {"steps_per_interval": 0},
     {"steps_per_interval": 10**6},
-    {"steps": 10**6, "steps_per_interval": 1, "rates": ((10**6, 0.1),)},
-    {"rates": ()},
-    {"rates": ((0, 0.1), (7, 0.1))},
-    {"rates": ((-1, 0.1), (8, 0.1))},
-    {"rates": ((7, -0.1),)},
-    {"rates": ((7, 1e300),)},
+    {"steps": 10**6, "steps_per_interval": 1, "groups": make_groups(rates=((10**6, 0.1),))},
+    {"groups": make_groups(rates=())},
+    {"groups": make_groups(rates=((0, 0.1), (7, 0.1)))},
+    {"groups": make_groups(rates=((-1, 0.1), (8, 0.1)))},
+    {"groups": make_groups(rates=((7, -0.1),))},
+    {"groups": make_groups(rates=((7, 1e300),))},
     {"parameters": ()},
     {"parameters": (Parameter("weight", (3, 4), False), Parameter("bias", (3,), False))},
     {"parameters": (Parameter("weight", (3, 4), True), Parameter("weight", (3,), False))},
@@ -139,11 +167,37 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"buffers": (TensorSpec("weight", "F32", ()),)},
     {"buffers": ()},
     {"buffers": tuple(TensorSpec(f"b{i}" + "x" * 240, "F32", ()) for i in range(9_000))},
-    {"optimizer": SGD(momentum=-0.1, dampening=0.0, weight_decay=0.0, nesterov=False)},
-    {"optimizer": SGD(momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=True)},
-    {"optimizer": SGD(momentum=0.9, dampening=0.0, weight_decay=1e9, nesterov=False)},
-    {"optimizer": msgspec.structs.replace(ADAM, beta2=1.0)},
-    {"optimizer": msgspec.structs.replace(ADAM, eps=-1.0)},
+    {"groups": make_groups(SGD(momentum=-0.1, dampening=0.0, weight_decay=0.0, nesterov=False))},
+    {"groups": make_groups(SGD(momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=True))},
+    {"groups": make_groups(SGD(momentum=0.9, dampening=0.0, weight_decay=1e9, nesterov=False))},
+    {"groups": make_groups(msgspec.structs.replace(ADAM, beta2=1.0))},
+    {"groups": make_groups(msgspec.structs.replace(ADAM, eps=-1.0))},
+    {"groups": ()},
+    {"groups": make_groups() * 2},
+    {"groups": (*make_groups(), Group((), ADAM, ((7, 0.1),)))},
+    {"groups": (*make_groups(), Group((), MOMENTUM, ((6, 0.1),)))},
+    {"groups": (*make_groups(), Group(("bias",), MOMENTUM, ((7, 0.1),)))},
+    {"groups": (*make_groups(), Group(("other",), MOMENTUM, ((7, 0.1),)))},
+    {"groups": (Group((), MOMENTUM, ((7, 0.1),)),)},
+    {"groups": (*make_groups(), *([Group((), MOMENTUM, ((7, 0.1),))] * 1_024))},
+    {"clip": ClipNorm(0.0)},
+    {"clip": ClipNorm(-1.0)},
+    {"clip": ClipNorm(1e300)},
+    {"clip": ClipValue(-0.5)},
+    {"autocast": "bfloat16"},
+    {"autocast": "bfloat16", "profile": "exact", "device_class": "exact/1"},
+    {"autocast": "float16", "device_class": "torch/float16/kat"},
+    {"ema_decay": 1.0},
+    {"ema_decay": -0.1},
+    {"accumulate": 0},
+    {"accumulate": -3},
+    {"accumulate": 2**20},
+    {"augment": (Flip(),)},
+    {"augment": (Crop(padding=1),)},
+    {"data": IMAGES, "augment": (Crop(padding=4),)},
+    {"data": IMAGES, "augment": (Crop(padding=-1),)},
+    {"data": IMAGES, "augment": (Flip(horizontal=False),)},
+    {"data": IMAGES, "augment": (Flip(),) * 9},
 ]
 
 
@@ -183,5 +237,12 @@ def test_any_change_of_the_text_is_refused_or_still_canonical(data: st.DataObjec
     assert encode_recipe(recipe) == bytes(text)
 
 
+def test_averages_are_slots_of_trained_parameters() -> None:
+    recipe = change(ema_decay=0.9)
+    assert get_optimizer_specs(recipe, 0) == ()
+    names = [spec.name for spec in get_optimizer_specs(recipe, 1)]
+    assert names == ["weight.momentum_buffer", "weight.average"]
+
+
 def test_people_can_read_it() -> None:
-    assert json.loads(encode_recipe(make_recipe()))["optimizer"]["kind"] == "sgd"
+    assert json.loads(encode_recipe(make_recipe()))["groups"][0]["optimizer"]["kind"] == "sgd"

@@ -32,7 +32,13 @@ from milepost_ml.files import (
     get_steps_name,
 )
 from milepost_ml.nodes import Graph, Node, Ref
-from milepost_ml.recipe import compute_recipe_digest, decode_recipe, encode_recipe, get_steps
+from milepost_ml.recipe import (
+    compute_recipe_digest,
+    decode_recipe,
+    encode_recipe,
+    get_steps,
+    set_rates,
+)
 from milepost_ml.record_files import compute_step_digests, read_recipe, read_steps
 from milepost_ml.replay import (
     Retraced,
@@ -242,7 +248,7 @@ def test_poison_at_the_first_step_needs_no_state(tmp_path: Path) -> None:
 def test_a_changed_learning_rate_is_named(tmp_path: Path) -> None:
     folder = record(tmp_path)
     recipe = decode_recipe((folder / RECIPE).read_bytes())
-    changed = msgspec.structs.replace(recipe, rates=((7, 0.05), (1, 0.06), (4, 0.05)))
+    changed = set_rates(recipe, recipe.steps, [((7, 0.05), (1, 0.06), (4, 0.05))])
     (folder / RECIPE).write_bytes(encode_recipe(changed))
     check_difference(folder, 1, 7, "state")
 

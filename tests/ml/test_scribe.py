@@ -21,10 +21,11 @@ from milepost_ml.files import FolderFiles
 from milepost_ml.initial import Given
 from milepost_ml.keyed import make_seed
 from milepost_ml.nodes import Graph, Input, Node, Ref
-from milepost_ml.recipe import SGD, Parameter, Recipe
+from milepost_ml.recipe import Parameter, Recipe
 from milepost_ml.record_files import read_recipe, read_steps
 from milepost_ml.scribe import MIN_IMAGES, RecordedStep, Scribe, StepImages, make_folder
 from milepost_ml.snapshots import TensorSpec, read_tensors
+from milepost_ml.updates import SGD, Group
 
 DATA = {
     "data.0": np.arange(8, dtype=np.float32).reshape(4, 2),
@@ -40,8 +41,7 @@ RECIPE = Recipe(
     parameters=(Parameter("w", (2,), True),),
     buffers=(TensorSpec("n", "I64", ()),),
     initial=(Given(), Given()),
-    optimizer=SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False),
-    rates=(),
+    groups=(Group(("w",), SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False), ()),),
     graph=Graph(
         (Input("data", "data.0"), Input("parameter", "w"), Input("data", "data.1")),
         (Node("mv", (Ref(0), Ref(1))), Node("mse_loss", (Ref(3), Ref(2), 1))),
@@ -72,7 +72,7 @@ def put(scribe: Scribe, value: float, rate: float = 0.1) -> None:
     images.model.fill([{"w": weights, "n": count}[name].ctypes.data for name in images.model.names])
     images.optimizer.fill([weights.ctypes.data])
     images.gradient.fill([weights.ctypes.data])
-    scribe.put(RecordedStep(images, [0, 2], value, rate, 0.5))
+    scribe.put(RecordedStep(images, [0, 2], value, (rate,), 0.5))
 
 
 def read_about(folder: Path) -> dict[str, object]:
@@ -90,7 +90,7 @@ def test_a_run_is_written_interval_by_interval(tmp_path: Path) -> None:
     assert scribe.intervals == 3
     assert read_about(tmp_path)["complete"] is False
     recipe = scribe.finish()
-    assert (recipe.steps, recipe.rates) == (7, ((4, 0.1), (3, 0.05)))
+    assert (recipe.steps, recipe.groups[0].rates) == (7, ((4, 0.1), (3, 0.05)))
     assert read_recipe(FolderFiles(tmp_path))[1] == recipe
     scribe.write_complete()
     about = read_about(tmp_path)
@@ -117,7 +117,7 @@ def test_nans_on_the_way_are_one_value_in_comparable_profiles(
     images.model.fill([{"w": odd, "n": count}[name].ctypes.data for name in images.model.names])
     images.optimizer.fill([odd.ctypes.data])
     images.gradient.fill([odd.ctypes.data])
-    scribe.put(RecordedStep(images, [0, 2], 1.0, 0.1, 0.5))
+    scribe.put(RecordedStep(images, [0, 2], 1.0, (0.1,), 0.5))
     put(scribe, 2.0)
     put(scribe, 3.0)
     scribe.close()

@@ -243,6 +243,19 @@ def _make_optimizers() -> Iterator[Case]:
             )
 
 
+def _make_clipping() -> Iterator[Case]:
+    for bound in (0.3, 1000.0):
+        _, gradients = _make_lists(f"clip/{bound}")
+        finite = {"gradients": gradients[:-1], "bound": bound}
+        yield Case("E36", "clip_norm", f"to {bound}", finite)
+        everything = {"gradients": gradients, "bound": bound}
+        yield Case("E36", "clip_value", f"to {bound}", everything)
+    nothing = [np.zeros((2, 3), np.float32), np.zeros(4, np.float32)]
+    yield Case("E36", "clip_norm", "of zeros", {"gradients": nothing, "bound": 1.0})
+    _, gradients = _make_lists("clip/special")
+    yield Case("E36", "clip_norm", "with NaN", {"gradients": gradients, "bound": 1.0})
+
+
 def _make_chance() -> Iterator[Case]:
     for skip, shape in ((0, (10,)), (1, (3, 5)), (2, (1,))):
         key = {"seed": SEED, "skip": skip, "shape": shape}
@@ -327,3 +340,4 @@ def make_layer_cases() -> Iterator[Case]:
     yield from _make_chance()
     yield from _make_gradients()
     yield from _make_composites()
+    yield from _make_clipping()

@@ -1,4 +1,4 @@
-"""Steps of SGD, Adam and AdamW, in place [E28, E29]."""
+"""Clipping and steps of SGD, Adam and AdamW, in place [E28, E29, E36]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.reference.elementwise import maximum
+from tests.reference.composites import norm
+from tests.reference.elementwise import clamp, maximum, minimum
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +40,23 @@ def sgd(
                 b[...] = np.float32(momentum) * b + np.float32(1 - dampening) * g
             g = g + np.float32(momentum) * b if nesterov else b
         p[...] = p - np.float32(lr) * g
+
+
+def clip_norm(gradients: Sequence[Array], bound: float) -> None:
+    """[E36] by the norm of all gradients together."""
+    norms = np.array(
+        [norm(g, 2, range(g.ndim)) if g.ndim else norm(g[None], 2, [0]) for g in gradients]
+    )
+    inverse = np.float32(1) / (norm(norms, 2, [0]) + np.float32(1e-6))
+    factor = minimum(inverse * np.float32(bound), np.ones((), np.float32))
+    for g in gradients:
+        g[...] = g * factor
+
+
+def clip_value(gradients: Sequence[Array], bound: float) -> None:
+    """[E36] every element by itself."""
+    for g in gradients:
+        g[...] = clamp(g, -bound, bound)
 
 
 def power(base: float, exponent: int) -> float:

@@ -89,7 +89,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
             (pooling, ("max_pool2d", "max_pool2d_backward", "avg_pool2d")),
             (pooling, ("avg_pool2d_backward", "adaptive_avg_pool2d")),
             (pooling, ("adaptive_avg_pool2d_backward",)),
-            (optimizers, ("sgd", "adam")),
+            (optimizers, ("clip_norm", "clip_value", "sgd", "adam")),
         )
         for name in names
     },
@@ -100,6 +100,8 @@ CHANGED: Final = {
     "batch_norm": ("running_mean", "running_var"),
     "sgd": ("parameters", "momenta"),
     "adam": ("parameters", "averages", "squares", "maxima"),
+    "clip_norm": ("gradients",),
+    "clip_value": ("gradients",),
 }
 """Arguments that a function changes in place; they follow its results among the outputs."""
 

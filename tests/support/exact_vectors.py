@@ -126,6 +126,19 @@ def _make_losses() -> dict[str, Callable[..., Any]]:
     return functions
 
 
+def _clip(clip: Callable[..., Any]) -> Callable[..., tuple[()]]:
+    """PyTorch's clipping of gradients, which are tensors' own."""
+
+    def function(gradients: list[Tensor], bound: float) -> tuple[()]:
+        held = [torch.nn.Parameter(torch.empty_like(each)) for each in gradients]
+        for parameter, gradient in zip(held, gradients, strict=True):
+            parameter.grad = gradient
+        clip(held, bound)
+        return ()
+
+    return function
+
+
 def _skip(mode: ExactMode, seed: int, skip: int) -> None:
     mode.reseed(seed)
     for _ in range(skip):
@@ -167,6 +180,8 @@ def _make_torch_functions(mode: ExactMode) -> dict[str, Callable[..., Any]]:
         "std": lambda x, dims, correction: x.std(dims, correction=correction),
         "norm": lambda x, order, dims: torch.linalg.vector_norm(x, float(order), dims),
         **_make_losses(),
+        "clip_norm": _clip(torch.nn.utils.clip_grad_norm_),
+        "clip_value": _clip(torch.nn.utils.clip_grad_value_),
         "attention": _attend,
         "attention_backward": _attend_backward,
         "rand": drawing(lambda shape: torch.rand(shape)),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from milepost_ml.initial import Constant, Given, Uniform
 from milepost_ml.nodes import Graph, Input, Node, Ref
-from milepost_ml.recipe import SGD, Parameter, Recipe
+from milepost_ml.recipe import Parameter, Recipe
 from milepost_ml.snapshots import TensorSpec
+from milepost_ml.updates import SGD, Group, Rates, Settings
 
 LINEAR = Node("linear", (Ref(0), Ref(1), Ref(2)))
 LOSS = Node("mse_loss", (Ref(5), Ref(3), 1))
@@ -24,6 +25,16 @@ def make_graph(*nodes: Node, loss: int | None = None) -> Graph:
     return Graph(inputs, chosen, len(inputs) + len(chosen) - 1 if loss is None else loss)
 
 
+MOMENTUM = SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False)
+
+
+def make_groups(
+    optimizer: Settings = MOMENTUM, rates: Rates = ((3, 0.1), (4, 0.05))
+) -> tuple[Group, ...]:
+    """One group with the recipe's trained parameter."""
+    return (Group(("weight",), optimizer, rates),)
+
+
 def make_recipe() -> Recipe:
     """Ten records, batches of two, seven steps in intervals of three."""
     return Recipe(
@@ -36,8 +47,7 @@ def make_recipe() -> Recipe:
         parameters=(Parameter("weight", (3, 4), True), Parameter("bias", (3,), False)),
         buffers=(TensorSpec("scale", "F32", ()),),
         initial=(Given(), Uniform(0.5), Constant(1.0)),
-        optimizer=SGD(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False),
-        rates=((3, 0.1), (4, 0.05)),
+        groups=make_groups(),
         graph=make_graph(),
         profile="class",
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
 
 from milepost_consensus.payloads import CLASS
+from milepost_ml.averages import EMA
+from milepost_ml.loop import LoopOptions
 from milepost_ml.recorder import Run
 from tests.support.models import Task, make_model, make_task
 
@@ -44,14 +46,21 @@ def record(
     seed: int = 3,
     profile: str = CLASS,
     tolerance: float | None = None,
+    clip: Callable[[nn.Module], object] | None = None,
+    average: float | None = None,
+    **options: Unpack[LoopOptions],
 ) -> Path:
     """Record a run and return its folder.
 
-    `cheat` is called with each step's number before its forward pass, `after` after its update.
+    `cheat` is called with each batch's number before its forward pass, `clip` with the model before
+    its update, `after` after it.  `average` is the decay of an EMA.  `options`
+    are declared to the run.
     """
     chosen = make_task(task) if isinstance(task, str) else task
     model = make_model(chosen)
     optimizer = make(model)
+    if average is not None:
+        options["ema"] = EMA(model, decay=average)
     scheduler = schedule(optimizer) if schedule is not None else None
     run = Run(
         "test",
@@ -65,19 +74,27 @@ def record(
         tolerance=tolerance,
         selfcheck=selfcheck,
         quiet=True,
+        **options,
     )
     batches = run.batches(chosen.inputs, chosen.targets, batch_size=batch_size, steps=steps)
-    for step, (x, y) in enumerate(batches):
+    accumulate = options.get("accumulate", 1)
+    for number, (x, y) in enumerate(batches):
         loop = Loop(model, optimizer, [x, y])
         if cheat is not None:
-            cheat(step, loop)
-        loss = chosen.loss(model(loop.batch[0]), loop.batch[1])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+            cheat(number, loop)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.get("autocast") is not None):
+            loss = chosen.loss(model(loop.batch[0]), loop.batch[1])
+        share = loss / accumulate if accumulate > 1 else loss
+        share.backward()  # type: ignore[no-untyped-call]
+        run.log(loss)
+        if (number + 1) % accumulate:
+            continue
+        if clip is not None:
+            clip(model)
         optimizer.step()
+        optimizer.zero_grad()
         if after is not None:
-            after(step, loop)
+            after(number // accumulate, loop)
         if scheduler is not None:
             scheduler.step()
-        run.log(loss)
     return run.finish()

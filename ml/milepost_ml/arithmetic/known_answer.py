@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfile, ToleranceProfile
 from milepost_ml.arithmetic.rounded import Widened, round_tensors
-from milepost_ml.device import find_device_class
+from milepost_ml.device import AUTOCAST, find_device_class
 from milepost_ml.digests import compute_content_digest
 
 EXACT_CLASS: Final = "exact/1"
@@ -122,7 +122,8 @@ def get_device_classes() -> tuple[tuple[str, ...], str]:
             faults.append(f"{name}: {fault}")
         else:
             names.append(name)
-    return (*names, find_device_class(), ToleranceProfile.VERSION), "; ".join(faults)
+    machine = (find_device_class(), find_device_class(autocast=True))
+    return (*names, *machine, ToleranceProfile.VERSION), "; ".join(faults)
 
 
 def find_fault(device_class: str) -> str:
@@ -133,7 +134,7 @@ def find_fault(device_class: str) -> str:
     if device_class == ToleranceProfile.VERSION:
         return ""  # no bits are asked for
     if device_class not in _PORTABLE:
-        found = find_device_class()
+        found = find_device_class(autocast=AUTOCAST in device_class.split("/"))
         return "" if found == device_class else f"this machine is {found}"
     compute, expected = _PORTABLE[device_class]
     try:

@@ -15,15 +15,20 @@ import torch
 
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.rounded import Widened, convert
+from milepost_ml.averages import EMA
 
 
 class Session:
     """A profile at work on the model and optimizer of one run, from here to `release`."""
 
     def __init__(
-        self, profile: Profile, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        profile: Profile,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA | None = None,
     ) -> None:
-        self._profile, self._model, self._optimizer = profile, model, optimizer
+        self._profile, self._model, self._optimizer, self._ema = profile, model, optimizer, ema
         self._widened = Widened((*model.parameters(), *model.buffers()), profile)
         self._reset_options = profile.set_options(optimizer)
         self._active: AbstractContextManager[Any] | None = None
@@ -65,4 +70,6 @@ class Session:
             for slot in state.values():
                 if isinstance(slot, torch.Tensor):
                     convert(slot, torch.float32)
+        if self._ema is not None:
+            self._ema.release()
         self._reset_options()

@@ -16,6 +16,8 @@ from milepost_ml.arithmetic import known_answer
 from milepost_ml.arithmetic.profiles import ExactProfile, RoundedProfile
 from milepost_ml.device import compute_device_class
 
+CLASSES = (compute_device_class(), compute_device_class(autocast=True), "tolerance/1")
+
 CODE = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))
@@ -87,7 +89,7 @@ def test_a_wrong_answer_takes_a_class_off_the_list(
     answer_rightly(monkeypatch, right)
     answer(wrong, monkeypatch, lambda: b"\x01" * 32)
     names, fault = known_answer.get_device_classes()
-    assert names == (right, compute_device_class())
+    assert names == (right, *CLASSES)
     assert fault.startswith(f"{wrong}: the known answer is ")
     assert "01" * 32 in fault
 
@@ -106,7 +108,7 @@ def test_a_machine_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> 
 def test_right_answers_put_exact_first(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_rightly(monkeypatch, "exact/1", "rounded/1")
     names, fault = known_answer.get_device_classes()
-    assert names == ("exact/1", "rounded/1", compute_device_class())
+    assert names == ("exact/1", "rounded/1", *CLASSES)
     assert fault == ""
 
 

@@ -337,7 +337,7 @@ def _std(x: Tensor, dims: Sequence[int] | None = None, **options: Any) -> Tensor
 
 
 @computes("linalg_vector_norm")
-def _vector_norm(
+def compute_norm(
     x: Tensor,
     order: float = 2,
     dims: Sequence[int] | None = None,

@@ -1,4 +1,4 @@
-"""One optimizer step for all parameters: PyTorch's fused operators, rules E28 and E29."""
+"""One update of all parameters: fused optimizers and clipping, rules E28, E29 and E36."""
 
 from __future__ import annotations
 
@@ -8,10 +8,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milepost_ml.arithmetic.aten.elementwise import compute_norm
 from milepost_ml.arithmetic.select import get_backend
 from milepost_ml.arithmetic.table import computes, passes, refuse, require, require_float32
 
 passes("_foreach_add_.Scalar")  # the counters of steps: whole numbers
+
+
+@computes("_foreach_norm.Scalar")
+def _norms(tensors: Sequence[Tensor], order: float = 2, dtype: Any = None) -> list[Tensor]:
+    return [compute_norm(each, order, dtype=dtype) for each in tensors]
+
+
+@computes("_foreach_mul_.Tensor")
+def _scale(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    require_float32("_foreach_mul_", (*tensors, factor))
+    for each in tensors:
+        each.mul_(factor)
+
+
+@computes("_foreach_clamp_min_.Scalar")
+def _clamp_below(tensors: Sequence[Tensor], low: float) -> None:
+    require_float32("_foreach_clamp_min_", tensors)
+    _require_bound("_foreach_clamp_min_", low)
+    for each in tensors:
+        each.clamp_min_(low)
+
+
+@computes("_foreach_clamp_max_.Scalar")
+def _clamp_above(tensors: Sequence[Tensor], high: float) -> None:
+    require_float32("_foreach_clamp_max_", tensors)
+    _require_bound("_foreach_clamp_max_", high)
+    for each in tensors:
+        each.clamp_max_(high)
+
+
+def _require_bound(name: str, bound: float) -> None:
+    """PyTorch's kernels give one answer unless a zero meets a bound of the other sign."""
+    if bound == 0:
+        raise refuse(name, "with the bound 0")
 
 
 def _validate(
