@@ -160,7 +160,8 @@ PROBLEMS: dict[str, Problem] = {
         " an honest machine and the effect of one poisoned example are alike, so that the verdict"
         " would mean nothing. The other profiles compare all bits and have no tolerance.",
         "Record with `every=` 10 or less and a `tolerance=` from 1e-9 to 1e-2, or with another"
-        " profile and no tolerance. `exact` gives every machine the same bits.",
+        " profile and no tolerance. Models with batch normalisation need `every=1`. `exact` gives"
+        " every machine the same bits.",
     ),
     "bad-transaction": Problem(
         "Transaction refused",

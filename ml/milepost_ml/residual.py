@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from milepost_ml.stepper import Stepper
 
 DEFAULT_TOLERANCE: Final = 1e-3
-"""Of a run that names none: far above the noise of another machine, far below one forged example
-(docs/decisions/0010-tolerance.md has both, measured)."""
+"""Of a run that names none: above the noise of another machine, far below one forged example, but
+for batch normalisation, which needs more (docs/decisions/0010-tolerance.md has both, measured)."""
 
 LEAST_MOVEMENT: Final = 2.0**-12
 """Of a group's norm; less counts as that.  Where a learning rate has decayed to almost nothing,
