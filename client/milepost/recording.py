@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from milepost import bundle
 from milepost.api import Client
@@ -27,7 +28,17 @@ class Run(recorder.Run):
     model.safetensors is loaded, or `sub_...`, whose weights the model must hold already.
 
     `key` is the submitter's key file, where it is not the network's usual one.
+
+    In a script that has imported Keras, a run without a model is one of `model.fit`: see
+    `milepost_ml.frameworks.keras.KerasRun`.
     """
+
+    def __new__(cls, name: str, model: Model | None = None, *others: Any, **options: Any) -> Any:
+        if model is None and "keras" in sys.modules:
+            from milepost_ml.frameworks.keras import KerasRun
+
+            return KerasRun(name, **options)
+        return super().__new__(cls)
 
     def __init__(
         self,

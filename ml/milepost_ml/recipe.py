@@ -1,8 +1,9 @@
 """The recipe: everything about a run that is not data or state, as a declaration.
 
-A recipe says what is computed (a graph of listed operators), from what (shapes of parameters,
-buffers and data), what the weights start from, how they are updated (optimizer and one learning
-rate per step) and in which order (seed, batch size).  It is data: reading one computes nothing.
+A recipe says what is computed (a graph of listed operators, or of listed Keras layers), from what
+(shapes of parameters, buffers and data), what the weights start from, how they are updated
+(optimizer and one learning rate per step) and in which order (seed, batch size).  It is data:
+reading one computes nothing.
 `decode_recipe` refuses whatever `validate_recipe` does not allow, so holders of a decoded recipe
 rely on its soundness.
 """
@@ -19,10 +20,16 @@ import msgspec
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
-from milepost_consensus.payloads import PROFILES, validate_device_class
+from milepost_consensus.payloads import CLASS, PROFILES, validate_device_class
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.initial import Initial, Parent, validate_initial
+from milepost_ml.keras_graph import (
+    DEVICE_PREFIX,
+    KerasGraph,
+    validate_keras_graph,
+)
+from milepost_ml.keras_optimizers import KerasOptimizer
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
 
@@ -95,9 +102,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     buffers: tuple[TensorSpec, ...]
     initial: tuple[Initial, ...]
     """What each tensor of the model starts from, in the order of `get_model_specs`."""
-    optimizer: Optimizer
+    optimizer: Optimizer | KerasOptimizer
     rates: tuple[tuple[int, float], ...]
-    graph: Graph
+    graph: Graph | KerasGraph
     profile: str
     format: str = FORMAT
 
@@ -147,7 +154,9 @@ def get_optimizer_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
     if step == 0:
         return ()
     optimizer = recipe.optimizer
-    if isinstance(optimizer, SGD):
+    if isinstance(optimizer, KerasOptimizer):
+        slots, counter = list(optimizer.get_slots()), False
+    elif isinstance(optimizer, SGD):
         slots, counter = ["momentum_buffer"] if optimizer.momentum else [], False
     else:
         slots, counter = ["exp_avg", "exp_avg_sq"], True
@@ -234,12 +243,42 @@ def validate_recipe(recipe: Recipe) -> None:
     _validate_plan(recipe)
     _validate_tensors(recipe)
     _validate_optimizer(recipe.optimizer)
+    if isinstance(recipe.graph, KerasGraph):
+        _validate_keras(recipe, recipe.graph)
+        return
+    _require(
+        not isinstance(recipe.optimizer, KerasOptimizer) and not device.startswith(DEVICE_PREFIX),
+        "a graph of operators does not run in Keras",
+    )
     known = {
         "parameter": {item.name for item in recipe.parameters},
         "buffer": {spec.name for spec in recipe.buffers},
         "data": {spec.name for spec in recipe.data},
     }
     validate_graph(recipe.graph, known)
+
+
+def _validate_keras(recipe: Recipe, graph: KerasGraph) -> None:
+    _require(
+        recipe.profile == CLASS and recipe.device_class.startswith(DEVICE_PREFIX),
+        f"Keras layers need profile {CLASS} and a device class of TensorFlow",
+    )
+    _require(isinstance(recipe.optimizer, KerasOptimizer), "Keras layers need Keras's optimizer")
+    outline = validate_keras_graph(graph, recipe.data, batch_size=recipe.batch_size)
+    derived = list(outline.iterate_weights())
+    _require(
+        recipe.parameters
+        == tuple(
+            Parameter(name, weight.shape, trained)
+            for name, weight, trained in derived
+            if not weight.moving
+        )
+        and recipe.buffers
+        == tuple(
+            TensorSpec(name, "F32", weight.shape) for name, weight, _ in derived if weight.moving
+        ),
+        "its tensors are not those of its layers",
+    )
 
 
 def _validate_plan(recipe: Recipe) -> None:
@@ -305,7 +344,10 @@ def _validate_tensors(recipe: Recipe) -> None:
     _require(total <= MAX_STATE_BYTES, f"a state of {total} bytes, the limit is {MAX_STATE_BYTES}")
 
 
-def _validate_optimizer(optimizer: Optimizer) -> None:
+def _validate_optimizer(optimizer: Optimizer | KerasOptimizer) -> None:
+    if isinstance(optimizer, KerasOptimizer):
+        optimizer.validate()
+        return
     if isinstance(optimizer, SGD):
         shares = {"momentum": optimizer.momentum, "dampening": optimizer.dampening}
         positive = {"weight_decay": optimizer.weight_decay}

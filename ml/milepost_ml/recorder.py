@@ -35,7 +35,6 @@ from milepost_ml.declaration import (
     choose_start,
     declare,
     foresee_rates,
-    validate_plan,
 )
 from milepost_ml.device import describe_environment
 from milepost_ml.digests import compute_dataset_root, compute_record_digests
@@ -47,11 +46,10 @@ from milepost_ml.preflight import (
     describe_optimizer,
     make_data,
     validate_model,
-    validate_name,
-    validate_settings,
 )
 from milepost_ml.recipe import Recipe, compute_unseeded_digest, get_rates
 from milepost_ml.registration import ParentModel, Register, Registered, Request, describe_origin
+from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
 from milepost_ml.scribe import Scribe, get_now, make_folder
 from milepost_ml.selfcheck import describe_check, start_check, wait_for_check
 from milepost_ml.snapshots import write_tensors

@@ -1,4 +1,4 @@
-"""Trains a recipe step by step from a snapshot, exactly as the recorder saw it done.
+"""Trains a recipe of listed operators step by step, exactly as the recorder saw it done.
 
 Used by whoever retraces.  Nothing of a record is run: the graph is interpreted, the optimizer is
 PyTorch's own with the declared settings, and every tensor was checked against the recipe.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch
 from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.arithmetic.rounded import round_tensors
+from milepost_ml.batches import Batches
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
@@ -24,12 +25,13 @@ from milepost_ml.digests import (
     compute_record_digests,
 )
 from milepost_ml.errors import InvalidRecord
-from milepost_ml.files import DATA
 from milepost_ml.graph import TORCH_DTYPES, GraphRunner
 from milepost_ml.images import unify_nans
-from milepost_ml.keyed import Order, compute_generator_seed
+from milepost_ml.keras_optimizers import KerasOptimizer
+from milepost_ml.keyed import compute_generator_seed
+from milepost_ml.nodes import Graph
 from milepost_ml.recipe import SGD, Adam, Optimizer, Recipe, get_model_specs, get_rates
-from milepost_ml.snapshots import map_tensors
+from milepost_ml.steps import StepFailed, StepResult
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -39,24 +41,6 @@ _FAILURES: Final = (
     ArithmeticError,  # of an optimizer whose step counter was forged
 )
 """What PyTorch raises when a step cannot be computed: a bad index, shapes that do not fit."""
-
-
-class StepFailed(Exception):
-    """The step cannot be computed from this state and batch, on any machine."""
-
-    def __init__(self, message: str, batch: bytes) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
-class StepResult(NamedTuple):
-    """What a step digest is made of: digests, and the loss as 4 bytes (float32, little-endian)."""
-
-    batch: bytes
-    gradient: bytes
-    """The content digest itself; a record holds a digest of it."""
-    loss: bytes
-    post: bytes
 
 
 def copy_tensor(array: Array) -> torch.Tensor:
@@ -114,13 +98,11 @@ class Stepper:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         """Raises InvalidRecord for a data file that does not fit the recipe."""
+        assert isinstance(recipe.graph, Graph)
         self._profile = make_profile(recipe.profile)
         self._profile.configure()
         self._recipe = recipe
-        self._data = map_tensors(data, recipe.data, name=DATA)
-        self._order = Order(
-            seed=recipe.seed_bytes, records=recipe.records, batch_size=recipe.batch_size
-        )
+        self._batches = Batches(recipe, data)
         self._runner = GraphRunner(recipe.graph)
         self._unfit = _find_unfit(self._runner, recipe, self._profile)
         self._parameters: dict[str, torch.nn.Parameter] = {}
@@ -147,6 +129,7 @@ class Stepper:
         }
         trained = [self._parameters[item.name] for item in recipe.parameters if item.trained]
         # The rate is set again before every step; the last state of a run has none.
+        assert not isinstance(recipe.optimizer, KerasOptimizer)
         self._optimizer = make_optimizer(recipe.optimizer, trained, rate=0.0)
         self._profile.set_options(self._optimizer)
         for name in sorted(tensors):
@@ -173,18 +156,11 @@ class Stepper:
 
     def get_batch(self, step: int) -> dict[str, Array]:
         """The rows of every data tensor that a step sees."""
-        indices = self._order.get_indices(step)
-        rows = {name: np.ascontiguousarray(array[indices]) for name, array in self._data.items()}
-        for name, array in rows.items():
-            if array.dtype == np.bool_ and array.view(np.uint8).max() > 1:
-                raise InvalidRecord(
-                    f"{name} holds truth values other than 0 and 1", slug="snapshot-broken"
-                )
-        return rows
+        return self._batches.get_rows(step)
 
     def get_batch_digest(self, step: int) -> bytes:
         """The digest of a step's batch, from the data themselves."""
-        return compute_batch_digest(compute_record_digests(self.get_batch(step)))
+        return self._batches.compute_digest(step)
 
     def run_step(self) -> StepResult:
         """Do the next step.  Raises StepFailed where PyTorch cannot."""

@@ -22,6 +22,7 @@ from torch.nn import functional
 from milepost_ml.arithmetic.profiles import ExactProfile, RoundedProfile
 from milepost_ml.device import compute_device_class
 from milepost_ml.digests import compute_content_digest
+from milepost_ml.keras_training.device_class import find_device_class
 
 KNOWN_ANSWER: Final = "ca428458ecc131c7b57751b9e03e9946695af3c1cc2d26e297c86161f11334af"
 """The digest of `compute_known_answer`; changes with `exact.VERSION` and never without it."""
@@ -91,7 +92,10 @@ def get_device_classes() -> tuple[tuple[str, ...], str]:
     """
     fault = _find_fault()
     exact = () if fault else (ExactProfile().get_device_class(),)
-    return (*exact, RoundedProfile().get_device_class(), compute_device_class()), fault
+    # In a process of its own: TensorFlow takes its memory only where a record needs it.
+    keras = find_device_class()
+    classes = (compute_device_class(), keras) if keras else (compute_device_class(),)
+    return (*exact, RoundedProfile().get_device_class(), *classes), fault
 
 
 @contextmanager
