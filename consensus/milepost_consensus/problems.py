@@ -631,7 +631,8 @@ PROBLEMS: dict[str, Problem] = {
     "unsupported-optimizer": Problem(
         "Optimizer cannot be recorded",
         "A recipe declares SGD, Adam or AdamW of PyTorch, with one parameter group, or of Keras,"
-        " and a plain learning rate per step. Other kinds and options cannot be repeated by verifiers.",
+        " and a plain learning rate per step. Other kinds and options cannot be repeated by"
+        " verifiers.",
         "The message names the option. Leave it out, or use one of these optimizers.",
     ),
     "used-optimizer": Problem(

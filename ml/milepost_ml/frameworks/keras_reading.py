@@ -22,6 +22,8 @@ _UNCOMPARED: Final = frozenset({"name", "dtype", "trainable", "seed", "learning_
 """Settings that are declared elsewhere, or nowhere because they change no step."""
 _STARTS: Final = "_initializer"
 """Ends the settings that say how weights begin: the first snapshot holds them."""
+_BUILT: Final = (("attention_axes", (1,)), ("axis", [-1]))
+"""What layers make of their defaults once they have weights."""
 _LOSS_NAMES: Final = {
     "mse": "mean_squared_error",
     "mae": "mean_absolute_error",
@@ -213,9 +215,7 @@ def _compare(where: str, mine: Mapping[str, Any], plain: Mapping[str, Any], slug
     for name, value in mine.items():
         if name in _UNCOMPARED or name.endswith(_STARTS):
             continue
-        if name == "attention_axes" and value in (None, (1,), [1]):
-            continue
-        if value != plain.get(name):
+        if (name, value) not in _BUILT and value != plain.get(name):
             raise _refuse(
                 f"{where} has {name}={value!r}, which cannot be recorded; leave it at"
                 f" {plain.get(name)!r}",
