@@ -13,8 +13,11 @@ from milepost.registering import Registrar, find_profile_of
 from milepost_consensus.verdicts import VALID
 from milepost_ml import recorder
 from milepost_ml.declaration import Model, Optimizer, Options
+from milepost_ml.errors import RecordingError
 from milepost_ml.files import MODEL
 from milepost_ml.registration import ParentModel
+
+_TORCH_ONLY = frozenset({"initial", "key", "loss", "parent", "register", "schedule"})
 
 
 class Run(recorder.Run):
@@ -37,6 +40,13 @@ class Run(recorder.Run):
         if model is None and "keras" in sys.modules:
             from milepost_ml.frameworks.keras import KerasRun
 
+            odd = sorted(_TORCH_ONLY & set(options))
+            if odd:
+                raise RecordingError(
+                    f"{odd[0]}= is for models of PyTorch; runs of Keras models start from the"
+                    " weights that the model has, and are not registered",
+                    slug="unsupported-framework",
+                )
             return KerasRun(name, **options)
         return super().__new__(cls)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import milepost
 from milepost_ml.errors import RecordingError
 from milepost_ml.frameworks.keras import KerasRun
 from milepost_ml.scribe import Scribe
@@ -116,9 +117,8 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: make_model(loss=LOSSES.SparseCategoricalCrossentropy(ignore_class=3)),
         "ignore_class=3",
     ),
-    "unlisted-loss": (lambda: make_model(loss="sparse_kl"), "sparse_kl"),
+    "unlisted-loss": (lambda: make_model(loss="kl_divergence"), "kl_divergence"),
     "loss-weights": (lambda: make_model(loss_weights=[2.0]), "loss_weights"),
-    "jit": (lambda: make_model(jit_compile=True), "jit_compile"),
     "steps-per-execution": (lambda: make_model(steps_per_execution=2), "steps_per_execution"),
     "rmsprop": (lambda: make_model(optimizer="rmsprop"), "RMSprop"),
     "ema": (lambda: make_model(optimizer=OPTIMIZERS.Adam(use_ema=True)), "use_ema"),
@@ -158,8 +158,9 @@ def test_an_optimizer_that_has_taken_steps_is_refused(tmp_path: Path) -> None:
     assert refuse(tmp_path, model).slug == "used-optimizer"
 
 
-def test_layers_frozen_after_compiling_are_refused(tmp_path: Path) -> None:
+def test_layers_frozen_after_the_optimizer_was_made_for_them_are_refused(tmp_path: Path) -> None:
     model = make_cnn()
+    model.optimizer.build(model.trainable_variables)
     model.layers[0].trainable = False
     error = refuse(tmp_path, model)
     assert (error.slug, "after freezing" in str(error)) == ("unsupported-optimizer", True)
@@ -201,7 +202,8 @@ def test_weights_changed_between_epochs_are_noticed(tmp_path: Path) -> None:
 
 
 def test_a_diverged_training_is_not_recorded(tmp_path: Path) -> None:
-    model = make_model(optimizer=OPTIMIZERS.SGD(1e30), loss=SPARSE)
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(1)])
+    model.compile(OPTIMIZERS.SGD(1e6), "mse")
     assert refuse(tmp_path, model).slug == "not-finite"
 
 
@@ -219,6 +221,8 @@ def test_settings_and_data_are_checked_first(tmp_path: Path) -> None:
         make_run(tmp_path, profile="exact")
     with pytest.raises(RecordingError, match="cannot be called"):
         KerasRun("a/b", every=1)
+    with pytest.raises(RecordingError, match="register= is for models of PyTorch"):
+        milepost.Run("digits", every=1, register=True)  # type: ignore[call-arg]
     for data in ((images, targets[:3]), (iter(()), targets), (images.astype("S3"), targets)):
         with pytest.raises(RecordingError) as caught:
             make_run(tmp_path).dataset(*data, batch_size=BATCH)

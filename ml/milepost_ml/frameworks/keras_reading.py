@@ -69,8 +69,6 @@ def _validate_compiled(model: Any) -> None:
             f"{type(model).__name__} is a model class of its own, whose code a verifier does not"
             " run. Build it with keras.Sequential or keras.Model(inputs, outputs)"
         )
-    if model.jit_compile:
-        raise _refuse("jit_compile=True computes otherwise from build to build; leave it out")
     if model.steps_per_execution != 1:
         raise _refuse("steps_per_execution hides single steps; leave it out")
     tf = load_keras().tf
