@@ -70,6 +70,12 @@ def make_open() -> Any:
     return model
 
 
+def make_unbegun() -> Any:
+    model = keras.Sequential([layers.Flatten(), layers.Dense(10, activation="softmax")])
+    model.compile("sgd", SPARSE)
+    return model
+
+
 def my_loss(target: Any, output: Any) -> Any:
     return keras.ops.mean(output)
 
@@ -111,6 +117,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: make_functional(lambda x: [layers.Dense(10)(x), layers.Dense(10)(x)]),
         "2 outputs",
     ),
+    "no-input": (make_unbegun, "keras.Input"),
     "open-shape": (make_open, "open shape"),
     "custom-loss": (lambda: make_model(loss=my_loss), "my_loss"),
     "loss-option": (

@@ -101,7 +101,7 @@ def _read_network(
 ) -> tuple[tuple[KerasInput, ...], tuple[KerasLayer, ...], tuple[Call, ...], int, list[Any]]:
     """The network as numbered values, in the order in which Keras computes them."""
     keras = load_keras().keras
-    if not model.inputs or not model.outputs:
+    if not getattr(model, "inputs", None):
         raise _refuse("the model's inputs are unknown; begin it with keras.Input(shape)")
     if len(model.outputs) != 1:
         raise _refuse(f"the model has {len(model.outputs)} outputs; a recipe holds one")
