@@ -384,25 +384,10 @@ class MultiHeadAttention(Layer, frozen=True, tag="multi-head-attention"):
 
 
 AnyLayer = (
-    Activation
-    | Add
-    | AveragePooling2D
-    | BatchNormalization
-    | Concatenate
-    | Conv2D
-    | Dense
-    | DepthwiseConv2D
-    | Dropout
-    | Embedding
-    | Flatten
-    | GlobalAveragePooling1D
-    | GlobalAveragePooling2D
-    | LayerNormalization
-    | MaxPooling2D
-    | MultiHeadAttention
-    | ReLU
-    | Rescaling
-    | Reshape
-)
+    Activation | Add | AveragePooling2D | BatchNormalization | Concatenate | Conv2D | Dense
+    | DepthwiseConv2D | Dropout | Embedding | Flatten | GlobalAveragePooling1D
+    | GlobalAveragePooling2D | LayerNormalization | MaxPooling2D | MultiHeadAttention | ReLU
+    | Rescaling | Reshape
+)  # fmt: skip
 LAYERS: Final[tuple[type[Layer], ...]] = AnyLayer.__args__
 """Every layer that a recipe may use."""
