@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from milepost import bundle
 from milepost.api import Client
@@ -12,8 +13,11 @@ from milepost.registering import Registrar, find_profile_of
 from milepost_consensus.verdicts import VALID
 from milepost_ml import recorder
 from milepost_ml.declaration import Model, Optimizer, Options
+from milepost_ml.errors import RecordingError
 from milepost_ml.files import MODEL
 from milepost_ml.registration import ParentModel
+
+_TORCH_ONLY = frozenset({"initial", "key", "loss", "parent", "register", "schedule"})
 
 
 class Run(recorder.Run):
@@ -27,7 +31,24 @@ class Run(recorder.Run):
     model.safetensors is loaded, or `sub_...`, whose weights the model must hold already.
 
     `key` is the submitter's key file, where it is not the network's usual one.
+
+    In a script that has imported Keras, a run without a model is one of `model.fit`: see
+    `milepost_ml.frameworks.keras.KerasRun`.
     """
+
+    def __new__(cls, name: str, model: Model | None = None, *others: Any, **options: Any) -> Any:
+        if model is None and "keras" in sys.modules:
+            from milepost_ml.frameworks.keras import KerasRun
+
+            odd = sorted(_TORCH_ONLY & set(options))
+            if odd:
+                raise RecordingError(
+                    f"{odd[0]}= is for models of PyTorch; runs of Keras models start from the"
+                    " weights that the model has, and are not registered",
+                    slug="unsupported-framework",
+                )
+            return KerasRun(name, **options)
+        return super().__new__(cls)
 
     def __init__(
         self,

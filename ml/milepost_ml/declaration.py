@@ -13,7 +13,6 @@ from typing import Required
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from milepost_consensus.params import MAX_INTERVALS
 from milepost_consensus.payloads import EXACT
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.capture import Captured, capture
@@ -49,21 +48,6 @@ class Options(LoopOptions, total=False):
     schedule: Schedule | None
     selfcheck: bool
     quiet: bool
-
-
-def validate_plan(*, records: int, batch_size: int, steps: int, every: int) -> None:
-    """Raises RecordingError (bad-plan) for batches or intervals that cannot be."""
-    if not 1 <= batch_size <= records:
-        raise RecordingError(
-            f"batch_size={batch_size}: the data have {records} records", slug="bad-plan"
-        )
-    intervals = -(-steps // every)
-    if not 1 <= intervals <= MAX_INTERVALS:
-        raise RecordingError(
-            f"steps={steps} make {intervals:,} intervals of {every} steps; 1 to {MAX_INTERVALS:,}"
-            " are possible. Choose another every=",
-            slug="bad-plan",
-        )
 
 
 def declare(

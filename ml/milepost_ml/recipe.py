@@ -1,9 +1,10 @@
 """The recipe: everything about a run that is not data or state, as a declaration.
 
-A recipe says what is computed (a graph of listed operators), from what (shapes of parameters,
-buffers and data), what the weights start from, how they are updated (`updates`) and in which order
-(seed, batch size).  It is data: reading one computes nothing.  `decode_recipe` refuses whatever
-`validate_recipe` does not allow, so holders of a decoded recipe rely on its soundness.
+A recipe says what is computed (a graph of listed operators, or of listed Keras layers), from what
+(shapes of parameters, buffers and data), what the weights start from, how they are updated
+(`updates`) and in which order (seed, batch size).  It is data: reading one computes nothing.
+`decode_recipe` refuses whatever `validate_recipe` does not allow, so holders of a decoded recipe
+rely on its soundness.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from milepost_ml.augmentation import Transformation, validate_augmentation
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.initial import Initial, Parent, validate_initial
+from milepost_ml.keras_graph import DEVICE_PREFIX, KerasGraph, validate_keras_graph
+from milepost_ml.keras_optimizers import KerasOptimizer
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
 from milepost_ml.updates import (
@@ -76,7 +79,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     initial: tuple[Initial, ...]
     """What each tensor of the model starts from, in the order of `get_model_specs`."""
     groups: tuple[Group, ...]
-    graph: Graph
+    graph: Graph | KerasGraph
     profile: str
     tolerance_ppb: int = 0
     """For profile `tolerance`: how far an interval's end may lie off, in 10^-9 of its movement."""
@@ -268,12 +271,57 @@ def validate_recipe(recipe: Recipe) -> None:
     validate_clip(recipe.clip)
     validate_decay(recipe.ema_decay)
     _validate_tensors(recipe)
+    if isinstance(recipe.graph, KerasGraph):
+        _validate_keras(recipe, recipe.graph)
+        return
+    _require(
+        not (_is_trained_by_keras(recipe) or device.startswith(DEVICE_PREFIX)),
+        "a graph of operators does not run in Keras",
+    )
     known = {
         "parameter": {item.name for item in recipe.parameters},
         "buffer": {spec.name for spec in recipe.buffers},
         "data": {spec.name for spec in recipe.data},
     }
     validate_graph(recipe.graph, known)
+
+
+def _is_trained_by_keras(recipe: Recipe) -> bool:
+    return isinstance(recipe.groups[0].optimizer, KerasOptimizer)
+
+
+def _validate_keras(recipe: Recipe, graph: KerasGraph) -> None:
+    _require(
+        recipe.profile == CLASS and recipe.device_class.startswith(DEVICE_PREFIX),
+        f"Keras layers need profile {CLASS} and a device class of TensorFlow",
+    )
+    _require(_is_trained_by_keras(recipe), "Keras layers need Keras's optimizer")
+    extras = (recipe.clip, recipe.ema_decay, recipe.accumulate, recipe.augment)
+    _require(
+        extras == (None, None, 1, ()) and recipe.autocast is None,
+        "Keras layers are trained without accumulation, augmentation, autocast and running average,"
+        " and clipped by their optimizer",
+    )
+    outline = validate_keras_graph(graph, recipe.data, batch_size=recipe.batch_size)
+    derived = list(outline.iterate_weights())
+    _require(
+        recipe.parameters
+        == tuple(
+            Parameter(name, weight.shape, trained)
+            for name, weight, trained in derived
+            if not weight.moving
+        )
+        and recipe.buffers
+        == tuple(
+            TensorSpec(name, "F32", weight.shape) for name, weight, _ in derived if weight.moving
+        ),
+        "its tensors are not those of its layers",
+    )
+    trained = tuple(item.name for item in recipe.parameters if item.trained)
+    _require(
+        [group.parameters for group in recipe.groups] == [trained],
+        "Keras has one parameter group, in the order of the model",
+    )
 
 
 def _validate_plan(recipe: Recipe) -> None:

@@ -34,7 +34,6 @@ from milepost_ml.declaration import (
     compress_rates,
     declare,
     foresee_rates,
-    validate_plan,
     validate_rates,
 )
 from milepost_ml.device import describe_environment
@@ -48,8 +47,6 @@ from milepost_ml.preflight import (
     describe_optimizer,
     make_data,
     validate_model,
-    validate_name,
-    validate_settings,
 )
 from milepost_ml.recipe import Recipe, set_rates
 from milepost_ml.registration import (
@@ -60,6 +57,7 @@ from milepost_ml.registration import (
     obtain_seed,
 )
 from milepost_ml.residual import read_tolerance
+from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
 from milepost_ml.scribe import Scribe, get_now, make_folder
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.snapshots import write_tensors

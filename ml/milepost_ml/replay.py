@@ -2,10 +2,10 @@
 
 The pre-state of a step is, by induction, the one the submitter committed: as long as all steps
 before it agreed, so did their states.  So the first step that differs is the submitter's own
-contradiction.  A step that PyTorch cannot compute at all (shapes that do not fit, an index out of
-range) has the digest "step-failed" over its pre-state and batch, which every verifier gets alike.
-Under profile `tolerance` only the interval's end is compared (residual.py), and the answer about
-its last step stands for the whole.
+contradiction.  A step that the framework cannot compute at all (shapes that do not fit, an index
+out of range) has the digest "step-failed" over its pre-state and batch, which every verifier gets
+alike.  Under profile `tolerance` only the interval's end is compared (residual.py), and the answer
+about its last step stands for the whole.
 
 Importing this module loads no framework; retracing does.
 """
@@ -47,10 +47,11 @@ from milepost_ml.record_files import (
 )
 from milepost_ml.residual import Residual, repeat_interval
 from milepost_ml.snapshots import encode_tensors, read_tensors
+from milepost_ml.stepping import Stepper, make_stepper
+from milepost_ml.steps import StepFailed
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
-    from milepost_ml.stepper import Stepper
 
 AGREES: Final = ""
 FAILED: Final = "failed"
@@ -157,9 +158,7 @@ def _read_committed_state(opened: _Interval, snapshot: int, expected: bytes) -> 
 
 
 def _make_stepper(opened: _Interval) -> Stepper:
-    from milepost_ml.stepper import Stepper
-
-    return Stepper(opened.recipe, opened.files.path(DATA))
+    return make_stepper(opened.recipe, opened.files.path(DATA))
 
 
 def _start(opened: _Interval) -> tuple[Stepper, dict[str, Array]]:
@@ -182,8 +181,6 @@ class _Outcome(NamedTuple):
 
 def _repeat_step(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
     """Do the next step from a state whose digest is `pre` and compare it with its commitment."""
-    from milepost_ml.stepper import StepFailed
-
     try:
         result = stepper.run_step()
     except StepFailed as failure:

@@ -25,6 +25,7 @@ from milepost_consensus.tolerance import TOLERANCE, validate_tolerance
 from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.distance import PPB, compute_distance_ppb
 from milepost_ml.errors import RecordingError
+from milepost_ml.steps import StepFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from milepost_ml.digests import Array
     from milepost_ml.recipe import Recipe
     from milepost_ml.record_files import StepCommitment
-    from milepost_ml.stepper import Stepper
+    from milepost_ml.stepping import Stepper
 
 DEFAULT_TOLERANCE: Final = 1e-3
 """Of a run that names none: above the noise of another machine, far below one forged example, but
@@ -98,8 +99,6 @@ def repeat_interval(
 
     Losses and gradients are not compared: they follow from the states within the same noise.
     """
-    from milepost_ml.stepper import StepFailed
-
     gradients: list[bytes] = []
     for row in rows:
         try:

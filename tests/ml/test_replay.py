@@ -384,6 +384,7 @@ def test_a_graph_that_cannot_be_computed_fails_alike_everywhere(
 ) -> None:
     folder = record(tmp_path, every=4, steps=8)
     recipe = decode_recipe((folder / RECIPE).read_bytes())
+    assert isinstance(recipe.graph, Graph)
     bad = msgspec.structs.replace(recipe, graph=prepend(recipe.graph, *make(recipe.graph)))
     (folder / RECIPE).write_bytes(encode_recipe(bad))
     submit, files = submit_by_hand(folder), FolderFiles(folder)
