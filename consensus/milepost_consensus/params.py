@@ -10,6 +10,8 @@ MAX_MEMBERS = 1_000
 MAX_INTERVALS = 2_048
 """Duties, roots and flags are kept per interval in every block that touches a submission."""
 MAX_STEPS_PER_INTERVAL = 100_000
+MAX_STEPS_PER_DIGEST = 16
+"""A panel recomputes as many steps for one accusation."""
 MAX_STEP_US = 600_000_000
 """Ten minutes: a submitter cannot stretch a window without bound by declaring slow steps."""
 MAX_RECORDS = 2**40

@@ -47,6 +47,8 @@ class Options(TypedDict, total=False):
     profile: str | None
     initial: Mapping[str, Distribution] | None
     schedule: Schedule | None
+    stride: int | None
+    resume: bool
     selfcheck: bool
     quiet: bool
 
@@ -108,6 +110,7 @@ def declare(
         batch_size=batch_size,
         steps=0,
         steps_per_interval=every,
+        steps_per_digest=1,
         parameters=tuple(
             Parameter(name, tuple(tensor.shape), trained=name in captured.trained)
             for name, tensor in model.named_parameters()

@@ -18,8 +18,14 @@ import msgspec
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
-from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
+from milepost_consensus.params import (
+    MAX_INTERVALS,
+    MAX_RECORDS,
+    MAX_STEPS_PER_DIGEST,
+    MAX_STEPS_PER_INTERVAL,
+)
 from milepost_consensus.payloads import PROFILES, validate_device_class
+from milepost_consensus.step_digests import count_strides, get_stride
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.initial import Initial, Parent, validate_initial
@@ -91,6 +97,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int
     steps: int
     steps_per_interval: int
+    steps_per_digest: int
+    """How many steps a step digest covers: the stride."""
     parameters: tuple[Parameter, ...]
     buffers: tuple[TensorSpec, ...]
     initial: tuple[Initial, ...]
@@ -118,6 +126,12 @@ def get_steps(recipe: Recipe, interval: int) -> range:
     """The step numbers of an interval; step t leads from state t to state t + 1."""
     first = interval * recipe.steps_per_interval
     return range(first, min(first + recipe.steps_per_interval, recipe.steps))
+
+
+def get_strides(recipe: Recipe, interval: int) -> list[range]:
+    """The steps of an interval, cut into what its step digests cover."""
+    steps, size = get_steps(recipe, interval), recipe.steps_per_digest
+    return [get_stride(steps, size, place) for place in range(count_strides(steps, size))]
 
 
 def get_rates(recipe: Recipe, steps: range) -> tuple[float, ...]:
@@ -261,6 +275,11 @@ def _validate_plan(recipe: Recipe) -> None:
         and recipe.intervals <= MAX_INTERVALS,
         f"{recipe.steps} steps in intervals of {recipe.steps_per_interval}, at most"
         f" {MAX_INTERVALS} intervals of {MAX_STEPS_PER_INTERVAL} are possible",
+    )
+    most = min(MAX_STEPS_PER_DIGEST, recipe.steps_per_interval)
+    _require(
+        1 <= recipe.steps_per_digest <= most,
+        f"{recipe.steps_per_digest} steps in a digest, 1 to {most} are possible",
     )
     for length, rate in recipe.rates:
         _require(length >= 1, "a run of learning rates has no steps")

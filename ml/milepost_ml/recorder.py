@@ -18,29 +18,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-import numpy as np
 import torch
 
 from milepost_consensus.payloads import PROFILES
-from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.declaration import (
-    Schedule,
-    choose_start,
-    declare,
-    foresee_rates,
-    validate_plan,
-)
-from milepost_ml.device import describe_environment
-from milepost_ml.digests import compute_dataset_root, compute_record_digests
+from milepost_ml.beginning import Beginning, Origin
+from milepost_ml.budget import set_stride
+from milepost_ml.declaration import Schedule, choose_start, declare, validate_plan
+from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
-from milepost_ml.files import DATA
 from milepost_ml.initial import Distribution
 from milepost_ml.keyed import Order, compute_generator_seed, make_seed
 from milepost_ml.preflight import (
@@ -50,17 +41,16 @@ from milepost_ml.preflight import (
     validate_name,
     validate_settings,
 )
-from milepost_ml.recipe import Recipe, compute_unseeded_digest, get_rates
-from milepost_ml.registration import ParentModel, Register, Registered, Request, describe_origin
-from milepost_ml.scribe import Scribe, get_now, make_folder
+from milepost_ml.registration import ParentModel, Register
+from milepost_ml.run_folder import release_folder
+from milepost_ml.scribe import Scribe
 from milepost_ml.selfcheck import describe_check, start_check, wait_for_check
-from milepost_ml.snapshots import write_tensors
-from milepost_ml.starting import set_derived, set_parent
+from milepost_ml.strides import ends_stride
 from milepost_ml.tracker import StepTracker
 from milepost_ml.watch import StateWatch
 
 if TYPE_CHECKING:
-    from milepost_ml.digests import Array
+    pass
 
 
 class Run:
@@ -81,6 +71,11 @@ class Run:
     `register` fixes everything about the run before the network gives its seed, and derives the
     weights if there is no parent.  A registered run keeps to the learning rates of `schedule`: a
     scheduler that steps once a step, all rates, or the optimizer's one rate if left out.
+
+    A step digest covers `stride` steps: 1, unless digests would take more than a twentieth of the
+    time, or as given.  With `resume`, the last run of this name goes on at its last snapshot if it
+    was not finished, with the batches and bits it would have had; the scheduler given as `schedule`
+    is brought to that step, and `first_step` tells it to whoever has more to bring there.
     """
 
     def __init__(
@@ -98,6 +93,8 @@ class Run:
         parent: ParentModel | None = None,
         register: Register | None = None,
         schedule: Schedule | None = None,
+        stride: int | None = None,
+        resume: bool = False,
         selfcheck: bool = True,
         quiet: bool = False,
     ) -> None:
@@ -110,7 +107,8 @@ class Run:
         except ValueError as error:
             raise RecordingError(str(error), slug="bad-plan") from error
         self.folder: Path | None = None
-        """Where the record is written; known once `batches` was called."""
+        """Where the record is written; known, like `first_step`, once `batches` was called."""
+        self.first_step = 0
         self._name, self._every, self._parent = name, every, Path(folder)
         self._model, self._optimizer, self._loss = model, optimizer, loss
         self._initial = choose_start(
@@ -119,8 +117,8 @@ class Run:
             registered=register is not None,
             seeded=seed is not None,
         )
-        self._continued, self._register, self._schedule = parent, register, schedule
-        self._registered: Registered | None = None
+        self._origin = Origin(parent, register, schedule)
+        self._stride, self._resume, self._seeded = stride, resume, seed is not None
         self._rates: tuple[float, ...] = ()
         """The learning rate of every step, of a registered run."""
         self._quiet, self._selfcheck_wanted = quiet, selfcheck
@@ -149,28 +147,44 @@ class Run:
         )
         arrays = {f"data.{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
         record_digests = compute_record_digests(arrays)
+        beginning = Beginning(self._name, self._parent, self._origin, self._say)
+        if self._resume:
+            beginning.look_for_unfinished()
+        self.seed = beginning.choose_seed(self.seed, given=self._seeded)
         profile, recipe = declare(
             self._model,
             self._optimizer,
             self._loss,
             tensors,
-            profiles=self._profiles,
+            profiles=beginning.choose_profiles(self._profiles),
             seed=self.seed,
             batch_size=batch_size,
             every=self._every,
             initial=self._initial,
             say=self._say,
         )
-        if self._register is not None:
-            recipe = self._obtain_seed(self._register, recipe, record_digests, steps)
-        if self._continued is not None:
-            set_parent(self._model, self._continued)
-        set_derived(self._model, recipe)
+        stride = beginning.choose_stride(self._stride)
+        recipe = set_stride(
+            recipe, stride, model=self._model, loss=self._loss, data=tensors, profile=profile
+        )
+        recipe = beginning.settle(recipe, self._optimizer, record_digests, steps)
+        beginning.set_weights(self._model, recipe)
+        self.seed, self._rates = recipe.seed_bytes, beginning.rates
         order = Order(seed=self.seed, records=recipe.records, batch_size=batch_size)
         arithmetic = Session(profile, self._model, self._optimizer)
         try:
+            beginning.set_optimizer(self._optimizer, self._model, profile)
             watch = StateWatch(recipe, self._model, self._optimizer, profile)
-            scribe = self._open_record(recipe, watch, arrays, record_digests, profile)
+            opened = beginning.open(watch.get_start, arrays, profile)
+            self.folder, self.first_step = opened.folder, opened.progress.steps
+            self._steps = self.first_step
+            scribe = Scribe(
+                self.folder,
+                recipe,
+                progress=opened.progress,
+                record_digests=record_digests,
+                about=opened.about,
+            )
         except BaseException:
             arithmetic.release()
             raise
@@ -183,7 +197,11 @@ class Run:
             on_refusal=arithmetic.leave,
         )
         self._record, self._arithmetic = (scribe, tracker), arithmetic
-        return self._iterate(tensors, order, steps, tracker, arithmetic)
+        planned = (
+            (number, number + 1 == steps or ends_stride(recipe, number))
+            for number in range(self.first_step, steps)
+        )
+        return self._iterate(tensors, order, planned, tracker, arithmetic)
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch, once a batch.
@@ -225,10 +243,13 @@ class Run:
         self._arithmetic.leave()
         if tracker.is_open:
             self._settle()
+        if scribe.stride_is_open and not self._stopped:
+            scribe.end_stride(tracker.end_stride())
         self._finished = True
         tracker.detach()
         self._arithmetic.release()
         scribe.close()
+        release_folder(self.folder)
         self._raise_error()
         if not self._steps:
             raise RecordingError("the run ended before its first step; nothing was recorded")
@@ -236,82 +257,23 @@ class Run:
             self._complete(scribe, tracker)
         return self.folder
 
-    # Before the first batch ----------------------------------------------------------------------
-
-    def _obtain_seed(
-        self, register: Register, recipe: Recipe, record_digests: Sequence[bytes], steps: int
-    ) -> Recipe:
-        """Register the run as it is going to be; its recipe under the network's seed."""
-        rates = foresee_rates(self._schedule, self._optimizer, steps)
-        complete = msgspec.structs.replace(recipe, steps=steps, rates=rates)
-        self._rates = get_rates(complete, range(steps))
-        request = Request(
-            recipe=compute_unseeded_digest(complete),
-            dataset_root=compute_dataset_root(record_digests),
-            records=recipe.records,
-            parent=self._continued.submission if self._continued is not None else b"",
-        )
-        self._registered = register(request, self._say)
-        self.seed = make_seed(self._registered.seed)
-        return msgspec.structs.replace(recipe, seed=self.seed.hex())
-
-    def _open_record(
-        self,
-        recipe: Recipe,
-        watch: StateWatch,
-        data: Mapping[str, Array],
-        record_digests: Sequence[bytes],
-        profile: Profile,
-    ) -> Scribe:
-        """Make the folder and write what is known so far; raises OSError."""
-        start = watch.get_start()
-        for name, array in start.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise RecordingError(
-                    f"{name} holds NaN or infinity before training", slug="not-finite"
-                )
-        self.folder = make_folder(self._parent, self._name)
-        write_tensors(self.folder / DATA, data)
-        scribe = Scribe(
-            self.folder,
-            recipe,
-            start=start,
-            record_digests=record_digests,
-            about={
-                "name": self._name,
-                "created": get_now(),
-                "batch_size": recipe.batch_size,
-                "records": recipe.records,
-                "every": self._every,
-                "seed": recipe.seed,
-                "profile": profile.name,
-                "environment": describe_environment(recipe.device_class),
-                **describe_origin(self._continued, self._registered),
-            },
-        )
-        self._say(
-            f"recording {self._name} to {self.folder}, a milepost every {self._every} steps,"
-            f" with profile {profile.name}: {profile.note}"
-        )
-        return scribe
-
     # During training -----------------------------------------------------------------------------
 
     def _iterate(
         self,
         tensors: tuple[torch.Tensor, ...],
         order: Order,
-        steps: int,
+        planned: Iterable[tuple[int, bool]],
         tracker: StepTracker,
         arithmetic: Session,
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        for number in range(steps):
+        for number, ends in planned:
             self._settle()
             records = order.get_indices(number)
             indices = torch.from_numpy(records)
             batch = arithmetic.convert(tensor.index_select(0, indices) for tensor in tensors)
             if not self._stopped:
-                tracker.begin(number, records, batch)
+                tracker.begin(number, records, batch, ends_stride=ends)
             arithmetic.enter(compute_generator_seed(self.seed, number))
             try:
                 yield batch
@@ -341,19 +303,19 @@ class Run:
         self._spent += time.perf_counter() - begin
 
     def _raise_error(self) -> None:
-        """What the scribe met: the disk's errors stop the record, all others the run."""
+        """What the scribe met stops the record; only a refusal stops the run as well."""
         assert self._record is not None
         scribe, tracker = self._record
-        if isinstance(scribe.error, OSError):
-            if not self._stopped:
-                self._stopped = True
-                tracker.detach()
-                self._say(
-                    f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
-                    f" {scribe.error.strerror or scribe.error}. Training goes on without it"
-                )
-        elif scribe.error is not None:
-            raise scribe.error
+        error = scribe.error
+        if isinstance(error, RecordingError):
+            raise error
+        if error is not None and not self._stopped:
+            self._stopped = True
+            tracker.detach()
+            self._say(
+                f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
+                f" {_describe(error)}. Training goes on without it"
+            )
 
     # Self-check and end --------------------------------------------------------------------------
 
@@ -362,11 +324,15 @@ class Run:
         if not self._selfcheck_wanted or not scribe.intervals:
             return
         assert self.folder is not None
-        if self._check is None:
-            self._check = start_check(self.folder)
-        elif self._check.poll() is not None:
+        try:
+            if self._check is None:
+                self._check = start_check(self.folder)
+            elif self._check.poll() is not None:
+                self._selfcheck_wanted = False
+                self._say(describe_check(self.folder, self._check))
+        except OSError as error:
             self._selfcheck_wanted = False
-            self._say(describe_check(self.folder, self._check))
+            self._say(f"warning: the self-check could not be made: {_describe(error)}")
 
     def _complete(self, scribe: Scribe, tracker: StepTracker) -> None:
         try:
@@ -395,3 +361,10 @@ class Run:
     def _say(self, text: str) -> None:
         if not self._quiet:
             print(f"milepost: {text}", file=sys.stderr, flush=True)
+
+
+def _describe(error: Exception) -> str:
+    """An error in words; those of the system as people know them."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}"

@@ -9,29 +9,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
 
 from milepost_ml.errors import RecordingError
 from milepost_ml.keyed import Indices
 from milepost_ml.preflight import get_settings, read_rate
-from milepost_ml.scribe import RecordedStep, StepImages
+from milepost_ml.strides import RecordedStep, StepImages
 from milepost_ml.watch import StateWatch
+
+FLOAT32_LIMIT: Final = 2.0**128 - 2.0**103
+"""What is not below it in size is no finite number once it is rounded to float32."""
 
 
 class _Pending:
     """The step between two batches: what the hooks and the loop have told so far."""
 
-    def __init__(self, number: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
+    def __init__(
+        self, number: int, records: Indices, batch: tuple[torch.Tensor, ...], *, ends_stride: bool
+    ) -> None:
         self.number = number
+        self.ends_stride = ends_stride
         self.records = records
         self.batch = batch
         self.rate = 0.0
         self.loss: float | None = None
         self.images: StepImages | None = None
-        self.stepped = False
+        self.differentiated = self.stepped = False
 
 
 class StepTracker:
@@ -55,7 +60,7 @@ class StepTracker:
         self._modules = list(model.modules())
         self._modes = [module.training for module in self._modules]
         self._pending: _Pending | None = None
-        self._clock = time.perf_counter()
+        self._clock = 0.0
         self._hooks = [
             optimizer.register_step_pre_hook(self._guard(self._before_step)),
             optimizer.register_step_post_hook(self._guard(self._after_step)),
@@ -85,11 +90,12 @@ class StepTracker:
 
         return guarded
 
-    def begin(self, number: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
+    def begin(
+        self, number: int, records: Indices, batch: tuple[torch.Tensor, ...], *, ends_stride: bool
+    ) -> None:
         """The loop gets the batch of step `number`."""
-        if number == 0:
-            self._clock = time.perf_counter()
-        self._pending = _Pending(number, records, batch)
+        self._clock = self._clock or time.perf_counter()
+        self._pending = _Pending(number, records, batch, ends_stride=ends_stride)
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch; raises RecordingError (not-finite, one-step-per-batch)."""
@@ -108,9 +114,7 @@ class StepTracker:
                 f" {self._loss_dtype} number that loss= computes"
             )
         value = loss.item() if isinstance(loss, torch.Tensor) else float(loss)
-        with np.errstate(over="ignore"):
-            recorded = np.float32(value)
-        if not np.isfinite(recorded):
+        if not abs(value) < FLOAT32_LIMIT:  # also true of NaN
             raise RecordingError(
                 f"the loss of step {pending.number} is {value}: training diverged. There is nothing"
                 " to verify; lower the learning rate and record again",
@@ -127,7 +131,7 @@ class StepTracker:
         if pending is None:
             return None
         begin = time.perf_counter()
-        if not pending.stepped or pending.loss is None or pending.images is None:
+        if not pending.stepped or pending.loss is None:
             missing = "run.log(loss)" if pending.stepped else "opt.step()"
             raise RecordingError(
                 f"{missing} was not called for step {pending.number}; the loop must call opt.step()"
@@ -137,16 +141,25 @@ class StepTracker:
         self._watch.validate_unchanged()
         seconds, self._clock, self._pending = begin - self._clock, begin, None
         self.seconds += time.perf_counter() - begin
-        return RecordedStep(
-            pending.images, pending.records.tolist(), pending.loss, pending.rate, seconds
-        )
+        return RecordedStep(pending.images, pending.records, pending.loss, pending.rate, seconds)
+
+    def end_stride(self) -> StepImages:
+        """The images of a stride in which the run ends; raises RecordingError (undeclared-change).
+
+        Only between two steps, of which the last did not end its stride.
+        """
+        self._watch.validate_unchanged()
+        images = self._take_images()
+        self._watch.copy_last_gradients(images)
+        self._watch.follow_step(images)
+        return images
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         begin = time.perf_counter()
         pending = self._pending
-        if pending is None or pending.images is not None:
+        if pending is None or pending.differentiated:
             raise RecordingError(
                 "opt.step() was called twice for one batch, or outside the loop over"
                 " run.batches(). A recorded step is one batch and one opt.step()",
@@ -157,16 +170,17 @@ class StepTracker:
             raise RecordingError("opt.step(closure) cannot be recorded; call opt.step()")
         self._validate_declared(pending)
         pending.rate = read_rate(optimizer.param_groups[0])
-        pending.images = self._take_images()
-        self._watch.copy_gradients(pending.images)
+        if pending.ends_stride:
+            pending.images = self._take_images()
+        self._watch.follow_gradients(pending.images)
+        pending.differentiated = True
         self.seconds += time.perf_counter() - begin
 
     def _after_step(self, *_: object) -> None:
         begin = time.perf_counter()
         pending = self._pending
         assert pending is not None
-        assert pending.images is not None
-        self._watch.copy_state(pending.images)
+        self._watch.follow_step(pending.images)
         pending.stepped = True
         self.seconds += time.perf_counter() - begin
 

@@ -17,8 +17,8 @@ from milepost_ml.digests import compute_record_digests, compute_snapshot_digest
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA, FolderFiles
 from milepost_ml.record_files import (
-    STEP_BYTES,
     compute_step_digests,
+    compute_stride_bytes,
     get_parameters,
     read_recipe,
     read_record_digests,
@@ -27,6 +27,8 @@ from milepost_ml.record_files import (
 )
 from milepost_ml.snapshots import read_tensors
 from tests.support.records import EVERY, INTERVALS, RECORDS, STEPS, Spoilt
+
+STEP_BYTES = compute_stride_bytes(1)
 
 
 def test_states_are_those_that_were_submitted(tiny_run: Path, tiny_submit: Submit) -> None:

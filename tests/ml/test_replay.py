@@ -326,6 +326,7 @@ def submit_by_hand(folder: Path) -> Submit:
         device_class=recipe.device_class,
         steps=recipe.steps,
         steps_per_interval=recipe.steps_per_interval,
+        steps_per_digest=1,
         change_scores=(0,) * recipe.intervals,
         rate_sums=(0,) * recipe.intervals,
         initial_model_digest=bytes(32),
@@ -421,13 +422,13 @@ def test_an_offered_state_saves_training_the_interval(
     state = tmp_path / "state"
     state.write_bytes(retrace(folder, 1).pre_state)
     steps: list[int] = []
-    run_step = Stepper.run_step
+    run_stride = Stepper.run_stride
 
-    def count(self: Stepper) -> Any:
+    def count(self: Stepper, number: int) -> Any:
         steps.append(self.step)
-        return run_step(self)
+        return run_stride(self, number)
 
-    monkeypatch.setattr(Stepper, "run_step", count)
+    monkeypatch.setattr(Stepper, "run_stride", count)
     recompute_step(submit, files, 1, 17, pre_state=state)
     assert steps == [17]
     steps.clear()

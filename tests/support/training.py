@@ -43,10 +43,12 @@ def record(
     selfcheck: bool = False,
     seed: int = 3,
     profile: str = CLASS,
+    **options: Any,
 ) -> Path:
     """Record a run and return its folder.
 
-    `cheat` is called with each step's number before its forward pass, `after` after its update.
+    `cheat` is called with each step's number before its forward pass, `after` after its update;
+    `options` are further ones of `Run`.
     """
     chosen = make_task(task) if isinstance(task, str) else task
     model = make_model(chosen)
@@ -63,6 +65,7 @@ def record(
         profile=profile,
         selfcheck=selfcheck,
         quiet=True,
+        **options,
     )
     batches = run.batches(chosen.inputs, chosen.targets, batch_size=batch_size, steps=steps)
     for step, (x, y) in enumerate(batches):
