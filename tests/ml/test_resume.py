@@ -147,8 +147,8 @@ def make_crashed(tmp_path: Path, at: int = 10, **options: Any) -> tuple[Path, Pa
     for index in range(at // EVERY):
         name = f"steps/{index:05d}.bin"
         shutil.copy(whole / name, crashed / name)
-    for name, size in ((GRADIENTS, 32 * EVERY * (at // EVERY)),):
-        (crashed / name).write_bytes((whole / name).read_bytes()[:size])
+    gradients = (whole / GRADIENTS).read_bytes()
+    (crashed / GRADIENTS).write_bytes(gradients[: 32 * EVERY * (at // EVERY)])
     lines = (whole / JOURNAL).read_bytes().splitlines(keepends=True)
     (crashed / JOURNAL).write_bytes(b"".join(lines[: at // EVERY]))
     return whole, crashed
@@ -209,7 +209,6 @@ def test_torn_files_are_written_again(kind: str, tmp_path: Path) -> None:
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "data": ({"scale": 2.0}, "the data"),
-    "model": ({"task": "regression"}, "data"),
     "every": ({"every": 5}, "every is 5, and was 4"),
     "batch size": ({"batch_size": 4}, "batch_size is 4, and was 8"),
     "stride": ({"stride": 2}, "stride is 2, and was 1"),
@@ -226,8 +225,6 @@ def test_another_run_is_refused_by_what_differs(kind: str, tmp_path: Path) -> No
     _, crashed = make_crashed(tmp_path)
     before = {path: path.read_bytes() for path in crashed.rglob("*") if path.is_file()}
     options, told = OTHERS[kind]
-    if kind == "model":
-        options = {"make": lambda model: torch.optim.SGD(model.parameters(), 0.05), **options}
     with pytest.raises(RecordingError) as caught:
         train(crashed.parent, resume=True, **options)
     assert caught.value.slug == "cannot-resume"
@@ -271,9 +268,13 @@ def test_a_run_that_is_being_recorded_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_resumed_run_may_end_where_it_stands(tmp_path: Path) -> None:
     """It was killed between its last step and the end."""
-    whole, crashed = make_crashed(tmp_path, at=12, steps=12)
-    assert_same(whole, train(crashed.parent, resume=True, steps=12))
-    assert (whole / MODEL).exists()
+    whole, crashed = make_crashed(tmp_path, steps=12)
+    ended = tmp_path / "ended" / whole.name
+    shutil.copytree(whole, ended)
+    for name in (BEGUN, RUN):
+        shutil.copy(crashed / name, ended / name)
+    (ended / MODEL).unlink()
+    assert_same(whole, train(ended.parent, resume=True, steps=12))
 
 
 class Network:
