@@ -188,6 +188,14 @@ def get_snapshot_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
     )
 
 
+def get_frozen_names(recipe: Recipe) -> frozenset[str]:
+    """The tensors of a snapshot that no step changes: parameters that are not trained.
+
+    Only the file of snapshot 0 holds them.
+    """
+    return frozenset(MODEL_PREFIX + item.name for item in recipe.parameters if not item.trained)
+
+
 def encode_recipe(recipe: Recipe) -> bytes:
     """The canonical JSON of a recipe."""
     return msgspec.json.encode(recipe)

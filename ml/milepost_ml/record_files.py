@@ -31,6 +31,7 @@ from milepost_ml.recipe import (
     MAX_RECIPE_BYTES,
     Recipe,
     decode_recipe,
+    get_frozen_names,
     get_snapshot_specs,
     get_strides,
 )
@@ -91,12 +92,18 @@ def read_state(files: RecordFiles, recipe: Recipe, snapshot: int) -> dict[str, N
 
     Raises InvalidRecord: snapshot-broken, wrong-tensors, not-finite, pickle-refused.
     """
-    name = get_snapshot_name(snapshot)
+    name, frozen = get_snapshot_name(snapshot), get_frozen_names(recipe)
     step = min(snapshot * recipe.steps_per_interval, recipe.steps)
+    expected = get_snapshot_specs(recipe, step)
+    if not snapshot or not frozen:
+        with open_file(files, name) as stream:
+            return load_tensors(stream, name=name, expected=expected, finite=True)
+    moving = [spec for spec in expected if spec.name not in frozen]
     with open_file(files, name) as stream:
-        return load_tensors(
-            stream, name=name, expected=get_snapshot_specs(recipe, step), finite=True
-        )
+        state = load_tensors(stream, name=name, expected=moving, finite=True)
+    first, specs = get_snapshot_name(0), get_snapshot_specs(recipe, 0)
+    with open_file(files, first) as stream:
+        return state | load_tensors(stream, name=first, expected=specs, only=frozen, finite=True)
 
 
 def get_parameters(recipe: Recipe, state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -36,7 +36,7 @@ from milepost_ml.files import (
     sync_folder,
     write_bytes,
 )
-from milepost_ml.recipe import Recipe, compute_rate_sum, encode_recipe
+from milepost_ml.recipe import Recipe, compute_rate_sum, encode_recipe, get_frozen_names
 from milepost_ml.run_folder import Progress, append_synced, write_about
 from milepost_ml.snapshots import write_tensors
 from milepost_ml.strides import RecordedStep, StepImages
@@ -74,6 +74,7 @@ class Scribe:
         self.intervals = progress.intervals
         """Intervals wholly on disk; grows while training goes on."""
         self._folder, self._recipe, self._about = folder, recipe, dict(about)
+        self._frozen = get_frozen_names(recipe)
         self._one_nan = recipe.profile != CLASS
         self._record_digests = np.frombuffer(b"".join(record_digests), np.uint8).reshape(-1, 32)
         self._rates = list(progress.rates)
@@ -195,7 +196,8 @@ class Scribe:
         append_synced(self._folder / GRADIENTS, self._gradients)
         write_bytes(self._folder / get_steps_name(self.intervals), self._entries)
         sync_folder(self._folder / "steps")
-        write_tensors(self._folder / get_snapshot_name(self.intervals + 1), state)
+        moving = {name: array for name, array in state.items() if name not in self._frozen}
+        write_tensors(self._folder / get_snapshot_name(self.intervals + 1), moving)
         sync_folder(self._folder / "mileposts")
         self._last_model = {name: array.copy() for name, array in images.model.get_arrays().items()}
         self._before = after
