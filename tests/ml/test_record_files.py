@@ -42,6 +42,23 @@ def test_states_are_those_that_were_submitted(tiny_run: Path, tiny_submit: Submi
     assert not any(name.startswith("optimizer.") for name in read_state(files, recipe, 0))
 
 
+def test_what_is_not_trained_is_stored_once(spoilt: Spoilt) -> None:
+    first = read_tensors(spoilt.folder / "mileposts/00000.safetensors")
+    later = read_tensors(spoilt.folder / "mileposts/00003.safetensors")
+    assert {*first} - {*later} == {"model.second.bias"}
+    _, recipe = read_recipe(spoilt.files)
+    bias = read_state(spoilt.files, recipe, 3)["model.second.bias"]
+    assert np.array_equal(bias, first["model.second.bias"])
+
+    def repeat(tensors: dict[str, NDArray[Any]]) -> None:
+        tensors["model.second.bias"] = bias
+
+    spoilt.edit_tensors("mileposts/00003.safetensors", repeat)
+    with pytest.raises(InvalidRecord, match=r"second\.bias") as caught:
+        read_state(spoilt.files, recipe, 3)
+    assert caught.value.slug == "wrong-tensors"
+
+
 def test_parameters_leave_out_buffers_and_optimizer(tiny_run: Path) -> None:
     files = FolderFiles(tiny_run)
     _, recipe = read_recipe(files)

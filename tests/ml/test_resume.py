@@ -190,7 +190,7 @@ TORN: dict[str, tuple[Callable[[Path], None], int]] = {
     "journal begun": (add(JOURNAL), 8),
     "gradients cut": (cut(GRADIENTS), 4),
     "gradients begun": (add(GRADIENTS), 8),
-    "no journal": (lambda folder: (folder / JOURNAL).write_bytes(b""), 0),
+    "no journal": (lambda folder: os.truncate(folder / JOURNAL, 0), 0),
 }
 
 
