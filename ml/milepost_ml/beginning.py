@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from milepost_consensus.params import MAX_STEPS_PER_DIGEST
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.declaration import Rates, Schedule, foresee_rates
 from milepost_ml.device import describe_environment
@@ -100,11 +99,11 @@ class Beginning:
         found = earlier is not None and earlier.begun.recipe.profile in profiles
         return (earlier.begun.recipe.profile,) if earlier is not None and found else profiles
 
-    def choose_stride(self, stride: int | None) -> int | None:
-        """See `choose_seed`."""
+    def choose_stride(self, stride: int | None, *, every: int) -> int | None:
+        """See `choose_seed`; never more than there is room for in an interval."""
         if stride is not None or self._earlier is None:
             return stride
-        return min(self._earlier.begun.recipe.steps_per_digest, MAX_STEPS_PER_DIGEST)
+        return min(self._earlier.begun.recipe.steps_per_digest, every)
 
     def settle(
         self,

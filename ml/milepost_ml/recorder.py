@@ -163,7 +163,7 @@ class Run:
             initial=self._initial,
             say=self._say,
         )
-        stride = beginning.choose_stride(self._stride)
+        stride = beginning.choose_stride(self._stride, every=self._every)
         recipe = set_stride(
             recipe, stride, model=self._model, loss=self._loss, data=tensors, profile=profile
         )

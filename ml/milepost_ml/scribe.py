@@ -196,6 +196,8 @@ class Scribe:
         append_synced(self._folder / GRADIENTS, self._gradients)
         write_bytes(self._folder / get_steps_name(self.intervals), self._entries)
         sync_folder(self._folder / "steps")
+        if self.intervals == 0:
+            self._write_recipe()  # so that interval 0 can be retraced while training goes on
         moving = {name: array for name, array in state.items() if name not in self._frozen}
         write_tensors(self._folder / get_snapshot_name(self.intervals + 1), moving)
         sync_folder(self._folder / "mileposts")
@@ -204,8 +206,6 @@ class Scribe:
         self._entries.clear()
         self._gradients.clear()
         self._open.clear()
-        if self.intervals == 0:
-            self._write_recipe()  # so that interval 0 can be retraced while training goes on
         self.intervals += 1
         self._write_about(complete=False)
 

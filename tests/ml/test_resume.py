@@ -124,6 +124,7 @@ CASES: dict[str, dict[str, Any]] = {
     "stride": {"stride": 3},
     "float64": {"task": "convnet", "make": make_adam, "profile": "rounded"},
     "derived weights": {"initial": {}},
+    "exact": {"make": make_adam, "profile": "exact"},
 }
 
 
@@ -131,7 +132,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_wherever_it_stops_it_ends_alike(case: str, tmp_path: Path) -> None:
     options = CASES[case]
     whole = train(tmp_path / "whole", seed=1, after=photograph(tmp_path), **options)
-    for number in range(0, STEPS, 2):
+    for number in (1, 6, 11):
         resumed = train(tmp_path / str(number), resume=True, **options)
         assert resumed.name == whole.name
         assert_same(whole, resumed)
