@@ -33,7 +33,7 @@ from milepost_ml.files import (
 )
 from milepost_ml.nodes import Graph, Node, Ref
 from milepost_ml.recipe import compute_recipe_digest, decode_recipe, encode_recipe, get_steps
-from milepost_ml.record_files import compute_step_digests, read_recipe, read_steps
+from milepost_ml.record_files import compute_step_digests, read_recipe, read_state, read_steps
 from milepost_ml.replay import (
     Retraced,
     get_step_commitment,
@@ -154,8 +154,9 @@ def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
 
     folder = record(tmp_path, make=make)
     assert all(retrace(folder, interval).agrees for interval in get_intervals(folder))
-    last = read_tensors(folder / get_snapshot_name(3))
-    first = read_tensors(folder / get_snapshot_name(0))
+    files = FolderFiles(folder)
+    _, recipe = read_recipe(files)
+    first, last = (read_state(files, recipe, snapshot) for snapshot in (0, 3))
     assert np.array_equal(last["model.first.weight"], first["model.first.weight"])
     assert not np.array_equal(last["model.second.weight"], first["model.second.weight"])
 
