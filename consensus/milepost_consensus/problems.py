@@ -194,6 +194,12 @@ PROBLEMS: dict[str, Problem] = {
         "Keep forward free of branches on values, .item(), other libraries and randomness"
         " that is not torch's, then record again.",
     ),
+    "cannot-resume": Problem(
+        "Unfinished run cannot go on",
+        "A resumed run must be the one that was begun: the same data, model, optimizer, seed and"
+        " settings, recorded by one process at a time, and at least its first snapshot on disk.",
+        "Undo the difference that the message names, or record a new run without resume=True.",
+    ),
     "cannot-tell": Problem(
         "Neither yes nor no",
         "Something that is needed for an answer is missing, and a guess is not an answer.",

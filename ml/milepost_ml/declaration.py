@@ -46,6 +46,8 @@ class Options(LoopOptions, total=False):
     tolerance: float | None
     initial: Mapping[str, Distribution] | None
     schedule: Schedule | None
+    stride: int | None
+    resume: bool
     selfcheck: bool
     quiet: bool
 
@@ -101,6 +103,7 @@ def declare(
         batch_size=batch_size,
         steps=0,
         steps_per_interval=every,
+        steps_per_digest=1,
         parameters=tuple(
             Parameter(name, tuple(tensor.shape), trained=name in captured.trained)
             for name, tensor in model.named_parameters()
@@ -240,12 +243,16 @@ def compress_rates(rates: Sequence[tuple[float, ...]]) -> list[Rates]:
 def validate_rates(step: int, used: Sequence[float], registered: Sequence[float]) -> None:
     """Raises RecordingError (not-registered-recipe) if a step used other rates than registered."""
     if used != registered:
-        texts = [", ".join(f"{rate:g}" for rate in rates) for rates in (used, registered)]
         raise RecordingError(
-            f"step {step} used the learning rate {texts[0]}, registered was {texts[1]}. Give the"
-            " run its scheduler: schedule=",
+            f"step {step} used the learning rate {format_rates(used)}, registered was"
+            f" {format_rates(registered)}. Give the run its scheduler: schedule=",
             slug="not-registered-recipe",
         )
+
+
+def format_rates(rates: Sequence[float]) -> str:
+    """One step's learning rates for people."""
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def _follow(

@@ -18,8 +18,14 @@ import msgspec
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
-from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
+from milepost_consensus.params import (
+    MAX_INTERVALS,
+    MAX_RECORDS,
+    MAX_STEPS_PER_DIGEST,
+    MAX_STEPS_PER_INTERVAL,
+)
 from milepost_consensus.payloads import CLASS, KNOWN_PROFILES, validate_device_class
+from milepost_consensus.step_digests import count_strides, get_stride
 from milepost_consensus.tolerance import validate_tolerance
 from milepost_ml.augmentation import Transformation, validate_augmentation
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
@@ -74,6 +80,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int
     steps: int
     steps_per_interval: int
+    steps_per_digest: int
+    """How many steps a step digest covers: the stride."""
     parameters: tuple[Parameter, ...]
     buffers: tuple[TensorSpec, ...]
     initial: tuple[Initial, ...]
@@ -115,6 +123,12 @@ def get_steps(recipe: Recipe, interval: int) -> range:
     """The step numbers of an interval; step t leads from state t to state t + 1."""
     first = interval * recipe.steps_per_interval
     return range(first, min(first + recipe.steps_per_interval, recipe.steps))
+
+
+def get_strides(recipe: Recipe, interval: int) -> list[range]:
+    """The steps of an interval, cut into what its step digests cover."""
+    steps, size = get_steps(recipe, interval), recipe.steps_per_digest
+    return [get_stride(steps, size, place) for place in range(count_strides(steps, size))]
 
 
 def get_rates(recipe: Recipe, steps: range) -> tuple[float, ...]:
@@ -200,6 +214,14 @@ def get_snapshot_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
     )
 
 
+def get_frozen_names(recipe: Recipe) -> frozenset[str]:
+    """The tensors of a snapshot that no step changes: parameters that are not trained.
+
+    Only the file of snapshot 0 holds them.
+    """
+    return frozenset(MODEL_PREFIX + item.name for item in recipe.parameters if not item.trained)
+
+
 def encode_recipe(recipe: Recipe) -> bytes:
     """The canonical JSON of a recipe."""
     return msgspec.json.encode(recipe)
@@ -255,7 +277,10 @@ def validate_recipe(recipe: Recipe) -> None:
     try:
         validate_device_class(recipe.profile, device)
         validate_tolerance(
-            recipe.profile, recipe.tolerance_ppb, steps_per_interval=recipe.steps_per_interval
+            recipe.profile,
+            recipe.tolerance_ppb,
+            steps_per_interval=recipe.steps_per_interval,
+            steps_per_digest=recipe.steps_per_digest,
         )
     except InvalidInput as error:
         raise _bad(str(error)) from error
@@ -349,6 +374,11 @@ def _validate_plan(recipe: Recipe) -> None:
         and recipe.intervals <= MAX_INTERVALS,
         f"{recipe.steps} steps in intervals of {recipe.steps_per_interval}, at most"
         f" {MAX_INTERVALS} intervals of {MAX_STEPS_PER_INTERVAL} are possible",
+    )
+    most = min(MAX_STEPS_PER_DIGEST, recipe.steps_per_interval)
+    _require(
+        1 <= recipe.steps_per_digest <= most,
+        f"{recipe.steps_per_digest} steps in a digest, 1 to {most} are possible",
     )
 
 

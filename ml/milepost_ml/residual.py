@@ -66,7 +66,9 @@ class Residual(NamedTuple):
     """Content digests of this machine's gradients of the steps done."""
 
 
-def read_tolerance(tolerance: float | None, *, every: int, profile: str | None) -> int:
+def read_tolerance(
+    tolerance: float | None, *, every: int, profile: str | None, stride: int | None = None
+) -> int:
     """The bound of a run that is to be recorded, in units of 10^-9; 0 where bits are compared.
 
     Raises RecordingError (bad-tolerance).
@@ -81,7 +83,12 @@ def read_tolerance(tolerance: float | None, *, every: int, profile: str | None) 
     chosen = DEFAULT_TOLERANCE if tolerance is None else tolerance
     tolerance_ppb = round(PPB * chosen) if math.isfinite(chosen) else 0
     try:
-        validate_tolerance(TOLERANCE, tolerance_ppb, steps_per_interval=every)
+        validate_tolerance(
+            TOLERANCE,
+            tolerance_ppb,
+            steps_per_interval=every,
+            steps_per_digest=1 if stride is None else stride,
+        )
     except InvalidInput as error:
         raise RecordingError(str(error), slug=error.slug) from error
     return tolerance_ppb

@@ -147,10 +147,32 @@ class Stepper:
 
     def run_step(self) -> StepResult:
         """Do the next step.  Raises StepFailed where PyTorch cannot."""
+        return self.run_stride(1)
+
+    def run_stride(self, count: int) -> StepResult:
+        """Do the next steps, and hash what comes out at their end.
+
+        Raises StepFailed where PyTorch cannot.
+        """
+        stride = range(self.step, self.step + count)
+        batches, losses = [], []
+        try:
+            if self._unfit is not None:
+                raise StepFailed(self._unfit, b"")
+            for _ in stride:
+                batch, loss, gradients = self._advance()
+                batches.append(batch)
+                losses.append(loss)
+        except StepFailed as failure:
+            digests = (self.get_batch_digest(step) for step in stride)
+            raise StepFailed(str(failure), b"".join(digests)) from failure
+        gradient = compute_content_digest(gradients)
+        return StepResult(b"".join(batches), gradient, b"".join(losses), self.get_digest())
+
+    def _advance(self) -> tuple[bytes, bytes, dict[str, Array]]:
+        """Batch digest, loss and gradients of one more step."""
         assert self._optimizer is not None
         batch = self.get_batch_digest(self.step)
-        if self._unfit is not None:
-            raise StepFailed(self._unfit, batch)
         for group, declared in zip(self._optimizer.param_groups, self._recipe.groups, strict=True):
             (group["lr"],) = expand_rates(declared.rates, range(self.step, self.step + 1))
         try:
@@ -169,8 +191,7 @@ class Stepper:
         self.step += 1
         self._round()
         loss = self._export(torch.tensor(average(losses), dtype=torch.float64).to(torch.float32))
-        number = loss.astype("<f4").tobytes()
-        return StepResult(batch, compute_content_digest(gradients), number, self.get_digest())
+        return batch, loss.astype("<f4").tobytes(), gradients
 
     def _differentiate(self, number: int) -> float:
         """Add the gradient of one batch to what is there; returns its loss."""

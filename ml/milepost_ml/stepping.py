@@ -20,8 +20,14 @@ class Stepper(Protocol):
     def load(self, step: int, tensors: Mapping[str, Array]) -> None:
         """Continue from the state after `step` steps, given as a snapshot's checked tensors."""
 
+    def run_stride(self, count: int) -> StepResult:
+        """Do the next steps, and hash what comes out at their end.
+
+        Raises StepFailed where the framework cannot.
+        """
+
     def run_step(self) -> StepResult:
-        """Do the next step; raises StepFailed where the framework cannot."""
+        """A stride of one step."""
 
     def get_batch_digest(self, step: int) -> bytes:
         """The digest of a step's batch, from the data themselves."""

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class StepFailed(Exception):
-    """The step cannot be computed from this state and batch, on any machine."""
+    """A step cannot be computed from this state and batch, on any machine.
+
+    `batch` are the batch digests of the whole stride.
+    """
 
     def __init__(self, message: str, batch: bytes) -> None:
         super().__init__(message)
@@ -14,10 +17,11 @@ class StepFailed(Exception):
 
 
 class StepResult(NamedTuple):
-    """What a step digest is made of: digests, and the loss as 4 bytes (float32, little-endian)."""
+    """What a step digest is made of: digests, and each loss as 4 bytes (float32, little-endian)."""
 
     batch: bytes
+    """The batch digest of every step, one after the other; so with `loss`."""
     gradient: bytes
-    """The content digest itself; a record holds a digest of it."""
+    """The content digest of the last step's; a record holds a digest of it."""
     loss: bytes
     post: bytes

@@ -118,6 +118,13 @@ def expand_rates(rates: Rates, steps: range) -> tuple[float, ...]:
     return tuple(expanded)
 
 
+def append_rate(runs: list[tuple[int, float]], count: int, rate: float) -> None:
+    """Add steps of one learning rate to run lengths."""
+    if runs and runs[-1][1] == rate:
+        count += runs.pop()[0]
+    runs.append((count, rate))
+
+
 def _require(condition: bool, what: str) -> None:
     if not condition:
         raise InvalidRecord(f"the recipe cannot be used: {what}", slug="bad-recipe")

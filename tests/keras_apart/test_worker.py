@@ -52,6 +52,6 @@ def test_a_worker_validates_and_retrains_a_keras_record(tmp_path: Path) -> None:
     found = worker.perform(RetraceInterval(encode(submit), 1, ME, step))
     assert isinstance(found, Retrace), found
     assert (found.agrees, found.part, found.distance_ppb) == (True, "", 0)
-    assert found.work_digest == compute_work_digest(ME, read_gradient(run, step))
+    assert found.work_digest == compute_work_digest(ME, read_gradient(run, submit, step))
     again = worker.perform(RecomputeStep(encode(submit), 1, step, ZERO_DIGEST))
     assert isinstance(again, StepDigest), again

@@ -46,6 +46,7 @@ def make_keras_recipe(device_class: str = "tensorflow-2.21.0/kat-000000000000000
         batch_size=2,
         steps=7,
         steps_per_interval=3,
+        steps_per_digest=1,
         parameters=tuple(
             Parameter(name, weight.shape, trained)
             for name, weight, trained in tensors

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from milepost_consensus.payloads import CLASS
-from milepost_ml.digests import compute_record_digests, get_dtype_name
+from milepost_ml.digests import compute_dataset_root, compute_record_digests, get_dtype_name
 from milepost_ml.errors import InvalidRecord, MissingFramework, RecordingError
-from milepost_ml.files import DATA
 from milepost_ml.frameworks.keras_data import make_arrays, make_dataset, validate_batch
 from milepost_ml.frameworks.keras_reading import describe_compiled
 from milepost_ml.frameworks.keras_tracker import KerasTracker
@@ -34,10 +33,11 @@ from milepost_ml.keras_training.device import configure_tensorflow, load_keras
 from milepost_ml.keras_training.device_class import compute_device_class
 from milepost_ml.keyed import Order, make_seed
 from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
+from milepost_ml.run_folder import Begun, Progress, begin_folder, get_now, make_folder
 from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
-from milepost_ml.scribe import Scribe, get_now, make_folder
+from milepost_ml.scribe import Scribe
 from milepost_ml.selfcheck import RunningCheck
-from milepost_ml.snapshots import TensorSpec, write_tensors
+from milepost_ml.snapshots import TensorSpec
 from milepost_ml.updates import Group
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class KerasRun:
         described = describe_compiled(model)
         if self._record is None:
             tracker = KerasTracker(model, described, seed=self.seed)
-            self._record = self._open_record(tracker), tracker
+            self._record = self._open_record(tracker, planned), tracker
         else:
             before = self._record[1]
             same = (described.graph, described.optimizer) == before.described[:2]
@@ -190,6 +190,7 @@ class KerasRun:
                 batch_size=self._batch_size,
                 steps=0,
                 steps_per_interval=self._every,
+                steps_per_digest=1,
                 parameters=tuple(
                     Parameter(name, weight.shape, trained)
                     for name, weight, trained in tensors
@@ -210,7 +211,7 @@ class KerasRun:
             raise RecordingError(str(error), slug=error.slug) from error
         return recipe
 
-    def _open_record(self, tracker: KerasTracker) -> Scribe:
+    def _open_record(self, tracker: KerasTracker, planned: int) -> Scribe:
         """Make the folder and write what is known so far; raises OSError."""
         recipe = self._declare(tracker)
         start = tracker.get_start()
@@ -220,32 +221,36 @@ class KerasRun:
                     f"{name} holds NaN or infinity before training", slug="not-finite"
                 )
         data = {f"data.{place}": array for place, array in enumerate(self._arrays)}
-        self.folder = make_folder(self._parent, self._name)
-        write_tensors(self.folder / DATA, data)
+        record_digests = compute_record_digests(data)
         tf, keras = load_keras()
+        about = {
+            "name": self._name,
+            "created": get_now(),
+            "batch_size": recipe.batch_size,
+            "records": recipe.records,
+            "every": self._every,
+            "seed": recipe.seed,
+            "profile": recipe.profile,
+            "environment": {
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "python": platform.python_version(),
+                "system": platform.system(),
+                "processors": os.cpu_count() or 0,
+                "threads": 1,
+                "device_class": recipe.device_class,
+            },
+        }
+        root = compute_dataset_root(record_digests).hex()
+        begun = Begun(recipe, planned, rates=(), dataset_root=root, registration="", parent="")
+        self.folder = make_folder(self._parent, self._name)
+        begin_folder(self.folder, begun, data=data, start=start, about=about)
         scribe = Scribe(
             self.folder,
             recipe,
-            start=start,
-            record_digests=compute_record_digests(data),
-            about={
-                "name": self._name,
-                "created": get_now(),
-                "batch_size": recipe.batch_size,
-                "records": recipe.records,
-                "every": self._every,
-                "seed": recipe.seed,
-                "profile": recipe.profile,
-                "environment": {
-                    "tensorflow": tf.__version__,
-                    "keras": keras.__version__,
-                    "python": platform.python_version(),
-                    "system": platform.system(),
-                    "processors": os.cpu_count() or 0,
-                    "threads": 1,
-                    "device_class": recipe.device_class,
-                },
-            },
+            progress=Progress(start),
+            record_digests=record_digests,
+            about=about,
         )
         self._say(
             f"recording {self._name} to {self.folder}, a milepost every {self._every} steps, with"

@@ -15,7 +15,7 @@ from milepost_ml.images import ContentImage
 from milepost_ml.keras_training.device import load_keras
 from milepost_ml.keras_training.training_step import StepOutput, TrainingStep
 from milepost_ml.keyed import Indices
-from milepost_ml.scribe import RecordedStep, StepImages
+from milepost_ml.strides import RecordedStep, StepImages
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -104,7 +104,7 @@ class KerasTracker:
         _fill(images.optimizer, slots)
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        return RecordedStep(images, records.tolist(), loss, (float(output.rate),), seconds)
+        return RecordedStep(images, records, loss, (float(output.rate),), seconds)
 
     def _update_metrics(
         self, inputs: Sequence[Any], target: Any, output: Any, loss: Any

@@ -13,9 +13,7 @@ from milepost_ml.batches import Batches
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
-    compute_batch_digest,
     compute_content_digest,
-    compute_record_digests,
     split_state,
 )
 from milepost_ml.keras_graph import KerasGraph
@@ -67,27 +65,42 @@ class KerasStepper:
         return self._batches.compute_digest(step)
 
     def run_step(self) -> StepResult:
-        """Do the next step.  Raises StepFailed where TensorFlow cannot."""
-        rows = self._batches.get_rows(self.step)
-        batch = compute_batch_digest(compute_record_digests(rows))
+        """A stride of one step; see `run_stride`."""
+        return self.run_stride(1)
+
+    def run_stride(self, count: int) -> StepResult:
+        """Do the next steps, and hash what comes out at their end.
+
+        Raises StepFailed where TensorFlow cannot.
+        """
+        stride = range(self.step, self.step + count)
+        batch = b"".join(self.get_batch_digest(step) for step in stride)
         if self._unfit is not None:
             raise StepFailed(self._unfit, batch)
-        (rate,) = get_rates(self._recipe, range(self.step, self.step + 1))
-        self._optimizer.learning_rate.assign(rate)
-        self._training.reseed(self._recipe.seed_bytes, self.step)
-        arrays = [rows[spec.name] for spec in self._recipe.data]
-        try:
-            found = self._training.run(arrays[:-1], arrays[-1])
-        except _get_failures() as error:
-            raise StepFailed(_describe(error), batch) from error
-        self.step += 1
+        losses = []
+        for _ in stride:
+            try:
+                found = self._advance()
+            except _get_failures() as error:
+                raise StepFailed(_describe(error), batch) from error
+            losses.append(np.asarray(found.loss, dtype="<f4").tobytes())
         named = zip(self._training.trained, map(np.asarray, found.gradients), strict=True)
         model, slots = self._training.read_state()
         post = compute_state_digest(
             self.step, compute_content_digest(model), compute_content_digest(slots)
         )
-        loss = np.asarray(found.loss, dtype="<f4").tobytes()
-        return StepResult(batch, compute_content_digest(dict(named)), loss, post)
+        return StepResult(batch, compute_content_digest(dict(named)), b"".join(losses), post)
+
+    def _advance(self) -> Any:
+        """Loss and gradients of one more step."""
+        rows = self._batches.get_rows(self.step)
+        (rate,) = get_rates(self._recipe, range(self.step, self.step + 1))
+        self._optimizer.learning_rate.assign(rate)
+        self._training.reseed(self._recipe.seed_bytes, self.step)
+        arrays = [rows[spec.name] for spec in self._recipe.data]
+        found = self._training.run(arrays[:-1], arrays[-1])
+        self.step += 1
+        return found
 
     def get_parameters(self) -> dict[str, Array]:
         """The parameters under their own names; views that the next step changes."""
