@@ -75,6 +75,7 @@ cosine_similarity: T T i f
 cross_entropy_loss: T T T? i i f
 cumsum: T i * dtype=d?
 detach: T
+diff: T i i T? T?
 diagonal: T i i i
 div.Scalar: T n
 div.Tensor: T N

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -28,7 +28,6 @@ import torch
 from milepost_consensus.payloads import PROFILES
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.augmentation import augment_batch
 from milepost_ml.declaration import (
     Schedule,
     choose_start,
@@ -41,17 +40,12 @@ from milepost_ml.declaration import (
 from milepost_ml.device import describe_environment
 from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
+from milepost_ml.feed import Feed
 from milepost_ml.files import DATA
 from milepost_ml.initial import Distribution
-from milepost_ml.keyed import Order, compute_generator_seed, make_order, make_seed
-from milepost_ml.loop import LoopOptions, make_loop
-from milepost_ml.preflight import (
-    describe_optimizer,
-    make_data,
-    validate_model,
-    validate_name,
-    validate_settings,
-)
+from milepost_ml.keyed import make_seed
+from milepost_ml.loop import LoopOptions
+from milepost_ml.preflight import make_data, validate_name, validate_settings
 from milepost_ml.recipe import Recipe, set_rates
 from milepost_ml.registration import (
     ParentModel,
@@ -59,12 +53,14 @@ from milepost_ml.registration import (
     Registered,
     describe_origin,
     obtain_seed,
+    summarize,
 )
+from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.scribe import Scribe, get_now, make_folder
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.snapshots import write_tensors
 from milepost_ml.starting import set_derived, set_parent
-from milepost_ml.stepper import copy_tensor
+from milepost_ml.subject import make_subject, require_subject
 from milepost_ml.tracker import StepTracker
 from milepost_ml.watch import StateWatch
 
@@ -97,10 +93,10 @@ class Run:
     def __init__(
         self,
         name: str,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         *,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Loss | None = None,
         every: int,
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
@@ -115,9 +111,8 @@ class Run:
     ) -> None:
         validate_name(name)
         validate_settings(every=every, profile=profile)
-        validate_model(model)
-        describe_optimizer(optimizer, model)
-        self._loop = make_loop(options, model)
+        self._options = options
+        self._subject = make_subject(model, optimizer, loss, options)
         try:
             self.seed = make_seed(seed)
         except ValueError as error:
@@ -125,7 +120,6 @@ class Run:
         self.folder: Path | None = None
         """Where the record is written; known once `batches` was called."""
         self._name, self._every, self._parent = name, every, Path(folder)
-        self._model, self._optimizer, self._loss = model, optimizer, loss
         self._initial = choose_start(
             initial,
             continued=parent is not None,
@@ -139,11 +133,30 @@ class Run:
         self._quiet = quiet
         self._check = RunningCheck() if selfcheck else None
         self._profiles = PROFILES if profile is None else (profile,)
-        self._arithmetic: Session | None = None
+        self.arithmetic: Session | None = None
+        """At work inside the loop's body; for adapters, which know when that is over."""
         self._record: tuple[Scribe, StepTracker] | None = None
         self._stopped = self._finished = False
         self._steps = 0
         self._spent = self._trained = 0.0
+
+    def bind(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss | WholeStep,
+        **options: Unpack[LoopOptions],
+    ) -> None:
+        """What a run without a model records, as the adapter of a framework found it.
+
+        Raises RecordingError.
+        """
+        if self._subject is not None:
+            raise RecordingError(
+                "this run has a model already; a run that an adapter records gets none",
+                slug="bad-plan",
+            )
+        self._subject = make_subject(model, optimizer, loss, {**self._options, **options})
 
     def batches(
         self, *data: Any, batch_size: int, steps: int
@@ -156,6 +169,7 @@ class Run:
         """
         if self._record is not None:
             raise RecordingError("run.batches() was called twice; a run is one loop")
+        model, optimizer, loss, loop = require_subject(self._subject)
         tensors = make_data(data)
         validate_plan(
             records=len(tensors[0]), batch_size=batch_size, steps=steps, every=self._every
@@ -163,42 +177,42 @@ class Run:
         arrays = {f"data.{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
         record_digests = compute_record_digests(arrays)
         profile, recipe = declare(
-            self._model,
-            self._optimizer,
-            self._loss,
+            model,
+            optimizer,
+            loss,
             tensors,
             profiles=self._profiles,
             seed=self.seed,
             batch_size=batch_size,
             every=self._every,
             initial=self._initial,
-            loop=self._loop,
+            loop=loop,
             say=self._say,
         )
         if self._register is not None:
             recipe = self._obtain_seed(self._register, recipe, record_digests, steps)
         if self._continued is not None:
-            set_parent(self._model, self._continued)
-        set_derived(self._model, recipe)
-        order = make_order(recipe)
-        arithmetic = Session(profile, self._model, self._optimizer, self._loop.ema)
+            set_parent(model, self._continued)
+        set_derived(model, recipe)
+        arithmetic = Session(profile, model, optimizer, loop.ema)
         try:
-            watch = StateWatch(recipe, self._model, self._optimizer, profile, self._loop.ema)
+            watch = StateWatch(recipe, model, optimizer, profile, loop.ema)
             scribe = self._open_record(recipe, watch, arrays, record_digests, profile)
         except BaseException:
             arithmetic.release()
             raise
         tracker = StepTracker(
-            self._model,
-            self._optimizer,
+            model,
+            optimizer,
             watch,
             scribe.take,
             accumulate=recipe.accumulate,
             loss_dtype=profile.dtype,
             on_refusal=arithmetic.leave,
         )
-        self._record, self._arithmetic = (scribe, tracker), arithmetic
-        return self._iterate(tensors, order, steps, tracker, arithmetic)
+        self._record, self.arithmetic = (scribe, tracker), arithmetic
+        feed = Feed(recipe, tensors, loop.augment)
+        return self._iterate(feed, steps, loop.accumulate, tracker, arithmetic)
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch, once a batch.
@@ -220,9 +234,9 @@ class Run:
         PyTorch computes there as it does without a run, with any operator; whatever happens to the
         model's values is not part of the record.
         """
-        if self._arithmetic is None:
+        if self.arithmetic is None:
             raise RecordingError("run.paused() belongs inside the loop over run.batches()")
-        with self._arithmetic.paused():
+        with self.arithmetic.paused():
             yield
 
     def finish(self) -> Path:
@@ -236,13 +250,13 @@ class Run:
         if self._finished:
             return self.folder
         scribe, tracker = self._record
-        assert self._arithmetic is not None
-        self._arithmetic.leave()
+        assert self.arithmetic is not None
+        self.arithmetic.leave()
         if tracker.is_open:
             self._settle()
         self._finished = True
         tracker.detach()
-        self._arithmetic.release()
+        self.arithmetic.release()
         scribe.close()
         self._raise_error()
         if not self._steps:
@@ -257,7 +271,7 @@ class Run:
         self, register: Register, recipe: Recipe, record_digests: Sequence[bytes], steps: int
     ) -> Recipe:
         """Register the run as it is going to be; its recipe under the network's seed."""
-        self._rates = foresee_rates(self._schedule, self._optimizer, steps)
+        self._rates = foresee_rates(self._schedule, require_subject(self._subject).optimizer, steps)
         complete = set_rates(recipe, steps, compress_rates(self._rates))
         self._registered = obtain_seed(
             register, complete, record_digests, self._continued, self._say
@@ -304,27 +318,15 @@ class Run:
     # During training -----------------------------------------------------------------------------
 
     def _iterate(
-        self,
-        tensors: tuple[torch.Tensor, ...],
-        order: Order,
-        steps: int,
-        tracker: StepTracker,
-        arithmetic: Session,
+        self, feed: Feed, steps: int, accumulate: int, tracker: StepTracker, arithmetic: Session
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        augment = self._loop.augment
-        for number in range(steps * self._loop.accumulate):
+        for number in range(steps * accumulate):
             self._settle()
-            records = order.get_indices(number)
-            indices = torch.from_numpy(records)
-            rows = [tensor.index_select(0, indices) for tensor in tensors]
-            if augment:
-                images = rows[0].numpy()
-                images = augment_batch(images, augment, seed=self.seed, number=number)
-                rows[0] = copy_tensor(images)
+            records, rows, generator_seed = feed.get_batch(number)
             batch = arithmetic.convert(rows)
             if not self._stopped:
-                tracker.begin(number // self._loop.accumulate, records, batch)
-            arithmetic.enter(compute_generator_seed(self.seed, number))
+                tracker.begin(number // accumulate, records, batch)
+            arithmetic.enter(generator_seed)
             try:
                 yield batch
             finally:
@@ -372,6 +374,7 @@ class Run:
             self._say(self._check.poll(self.folder))
 
     def _complete(self, scribe: Scribe, tracker: StepTracker) -> None:
+        assert self.folder is not None
         try:
             recipe = scribe.finish()
             self._poll_check(scribe)
@@ -382,17 +385,8 @@ class Run:
             scribe.error = error
             self._raise_error()
             return
-        if self._rates and recipe.steps < len(self._rates):
-            self._say(
-                f"warning: {recipe.steps} of {len(self._rates)} registered steps were done, so this"
-                " is not the run that was registered: milepost submit --unregistered"
-            )
-        share = 100 * (self._spent + tracker.seconds) / max(self._trained, 1e-9)
-        self._say(
-            f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {self.folder};"
-            f" recording took {share:.1f} % of the time."
-            f" Next: milepost submit {self.folder}"
-        )
+        share = (self._spent + tracker.seconds) / max(self._trained, 1e-9)
+        self._say(summarize(recipe, self.folder, planned=len(self._rates), share=share))
 
     def _say(self, text: str | None) -> None:
         if text is not None and not self._quiet:

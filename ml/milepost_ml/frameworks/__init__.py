@@ -1,0 +1,1 @@
+"""How other people's training loops are recorded; each module is imported only on use."""
