@@ -47,8 +47,8 @@ PROBLEMS: dict[str, Problem] = {
         "A run draws its batches from records known in advance: tensors with equally many"
         " rows, inputs first and the target last, dense, on the CPU, of a common type.",
         "The message names what is wrong with the data. Streams and data sets with random"
-        " augmentation cannot be recorded; pass plain tensors and put augmentation into the"
-        " model.",
+        " augmentation cannot be recorded; pass plain tensors, and flips and crops to the run:"
+        " `augment=[milepost.Flip(), milepost.Crop(padding=4)]`.",
     ),
     "bad-digest": Problem(
         "File is not what its name says",
@@ -202,6 +202,20 @@ PROBLEMS: dict[str, Problem] = {
         "Look at the submission's phase with `milepost show`. A node that is often too late"
         " is too slow for the network's windows.",
     ),
+    "closure": Problem(
+        "Step through a closure",
+        "A recorded step is one gradient and one update. An optimizer that is given a"
+        " closure, such as LBFGS, computes the loss as often as it likes within a step.",
+        "Use SGD, Adam or AdamW: compute the loss, call `loss.backward()`, then"
+        " `opt.step()` without an argument.",
+    ),
+    "compiled-model": Problem(
+        "Model is compiled",
+        "torch.compile generates kernels for the machine it runs on, and their results"
+        " differ from machine to machine in the last bits.",
+        "Pass the module itself, and leave out `torch.compile(model)` and"
+        " `model.compile()` for the run that is recorded.",
+    ),
     "data-changed": Problem(
         "Data is not what was recorded",
         "Each step of a record commits to the records it saw. The data file holds other records,"
@@ -215,6 +229,13 @@ PROBLEMS: dict[str, Problem] = {
         " A verifier that does not stays silent, because its answer would be wrong.",
         "Record with profile `exact`, which every processor repeats, or with what the network's"
         " verifiers retrain (`milepost status` lists it).",
+    ),
+    "distributed-model": Problem(
+        "Model is spread over processes",
+        "DataParallel, DistributedDataParallel and FSDP sum gradients over devices or"
+        " processes, in an order that a single verifier does not have.",
+        "Pass the wrapped module (`model.module`) and train in one process; `accumulate=`"
+        " gives the same batch size in smaller parts.",
     ),
     "duplicate": Problem(
         "Submitted already",
@@ -234,6 +255,13 @@ PROBLEMS: dict[str, Problem] = {
         "The command writes a folder of its own and never deletes what it did not write. A"
         " network's members and rule are fixed in its genesis and cannot be changed by an option.",
         "Choose another `--dir`, or `--fresh` where the folder is an old network.",
+    ),
+    "grad-scaler": Problem(
+        "Step made by a GradScaler",
+        "A GradScaler multiplies the loss by a scale that depends on earlier overflows,"
+        " and leaves out steps. Neither is part of a snapshot, so that no interval can be"
+        " repeated alone.",
+        "Train in bfloat16, which needs no scaling: `autocast='bfloat16'`, or in float32.",
     ),
     "home-in-use": Problem(
         "Home folder in use",
@@ -442,9 +470,10 @@ PROBLEMS: dict[str, Problem] = {
         "The self-check retraced an interval on your own machine and got other bits."
         " Verifiers would find the same difference and reject the run.",
         "The message names the first step and the part that differs. The usual causes:"
-        " another loss in the loop than loss= declares, gradient clipping or accumulation,"
-        " augmentation in the loop, weights changed besides the optimizer. Take them out or"
-        " put them into the model, and record again.",
+        " another loss in the loop than loss= declares; clipping, accumulation, augmentation or"
+        " autocast that the run does not declare (`clip_norm=`, `clip_value=`, `accumulate=`,"
+        " `augment=`, `autocast=`), or that differs from what it declares; weights changed"
+        " besides the optimizer. Declare them or take them out, and record again.",
     ),
     "not-retraced": Problem(
         "An interval does not retrace",
@@ -518,6 +547,11 @@ PROBLEMS: dict[str, Problem] = {
         " overlaps or trailing bytes. This one is not: it was cut short, written by another"
         " tool or tampered with.",
         "If the record on your disk is whole, send it again; otherwise record again.",
+    ),
+    "sparse-gradients": Problem(
+        "Gradients are sparse",
+        "A record holds dense gradients. An embedding with sparse=True gives others.",
+        "Make the layer with sparse=False.",
     ),
     "store-corrupt": Problem(
         "Chain on disk is damaged",
@@ -623,9 +657,18 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "unsupported-optimizer": Problem(
         "Optimizer cannot be recorded",
-        "A recipe declares SGD, Adam or AdamW with one parameter group and a plain learning"
-        " rate per step. Other kinds and options cannot be repeated by verifiers.",
+        "A recipe declares SGD, Adam or AdamW, with the settings and the learning rate of every"
+        " parameter group. Other kinds and options (maximize, capturable, differentiable) cannot"
+        " be repeated by verifiers; foreach and fused are set by the profile.",
         "The message names the option. Leave it out, or use one of these optimizers.",
+    ),
+    "unsupported-precision": Problem(
+        "Precision cannot be recorded",
+        "Mixed precision is recorded as PyTorch's autocast in bfloat16 around model and"
+        " loss, under profile `class`. Other profiles have no rules for bfloat16, and"
+        " float16 needs a GradScaler, whose scale no snapshot holds.",
+        "Declare `autocast='bfloat16'`, leave `profile=` out, and enter"
+        " `torch.autocast('cpu', torch.bfloat16)` inside the loop, or train in float32.",
     ),
     "used-optimizer": Problem(
         "Optimizer is not fresh",

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 
 import torch
 
-from milepost_ml.arithmetic.rounded import convert
 from milepost_ml.errors import RecordingError
 from milepost_ml.updates import AVERAGE
 
@@ -55,8 +54,7 @@ class EMA:
 
     def release(self) -> None:
         """The run is over: averages are float32, as they are recorded."""
-        for average in self.averages.values():
-            convert(average, torch.float32)
+        self.averages = {name: each.to(torch.float32) for name, each in self.averages.items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -31,8 +31,8 @@ from milepost_ml.nodes import (
     validate_graph,
 )
 from milepost_ml.operators import DTYPES, OPERATORS, Argument, get_instead
-from milepost_ml.respelling import make_constant, respell
 from milepost_ml.rehearsal import Loss, Rehearsal, StepModule, WholeStep
+from milepost_ml.respelling import make_constant, respell
 
 _DTYPE_NAMES: Final = {getattr(torch, name): name for name in DTYPES}
 _CHECKS: Final = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async"})

@@ -96,7 +96,14 @@ def declare(
     else:
         chosen = dict.fromkeys(names, initial)
     profile, captured = _capture(
-        model, loss, tensors, profiles=profiles, seed=seed, batch_size=batch_size, say=say
+        model,
+        loss,
+        tensors,
+        profiles=profiles,
+        autocast=loop.autocast is not None,
+        seed=seed,
+        batch_size=batch_size,
+        say=say,
     )
     recipe = Recipe(
         device_class=profile.get_device_class(),
@@ -120,6 +127,7 @@ def declare(
         clip=loop.clip,
         accumulate=loop.accumulate,
         augment=loop.augment,
+        autocast=loop.autocast,
         ema_decay=loop.ema.decay if loop.ema is not None else None,
     )
     try:
@@ -149,6 +157,7 @@ def _capture(
     tensors: Sequence[torch.Tensor],
     *,
     profiles: Sequence[str],
+    autocast: bool,
     seed: bytes,
     batch_size: int,
     say: Say,
@@ -159,7 +168,7 @@ def _capture(
     generator_seed = compute_generator_seed(seed, 0)
     *others, last = profiles
     for name in others:
-        profile = make_profile(name)
+        profile = make_profile(name, autocast=autocast)
         profile.configure()
         try:
             return profile, capture(
@@ -169,7 +178,7 @@ def _capture(
             if name == EXACT and error.slug != "no-exact-kernel":
                 raise
             say(f"not with profile {name}: {error}")
-    profile = make_profile(last)
+    profile = make_profile(last, autocast=autocast)
     profile.configure()
     return profile, capture(model, loss, batch, generator_seed=generator_seed, profile=profile)
 

@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from milepost_ml.digests import compute_content_digest
 
+AUTOCAST: Final = "bfloat16"
+"""What PyTorch's autocast computes in, where a run declares it."""
 _KAT_SEED: Final = 20260101
 _KAT_STEPS: Final = 3
 
@@ -61,8 +63,11 @@ class _KnownAnswer(nn.Module):
         return result
 
 
-def compute_known_answer() -> bytes:
-    """The content digest of a small model after a few steps; leaves torch's generator as it was."""
+def compute_known_answer(*, autocast: bool = False) -> bytes:
+    """The content digest of a small model after a few steps; leaves torch's generator as it was.
+
+    With `autocast`, forward is computed under it, in bfloat16.
+    """
     state = torch.random.get_rng_state()
     try:
         torch.random.manual_seed(_KAT_SEED)
@@ -70,7 +75,8 @@ def compute_known_answer() -> bytes:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
         images, labels = torch.randn(32, 1, 28, 28), torch.randint(10, (32,))
         for _ in range(_KAT_STEPS):
-            loss = functional.cross_entropy(model(images), labels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = functional.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -82,10 +88,11 @@ def compute_known_answer() -> bytes:
 
 
 @functools.cache
-def compute_device_class() -> str:
+def compute_device_class(*, autocast: bool = False) -> str:
     """For example "torch-2.13.0/x86_64/avx512/threads-1/kat-<16 hex>"; computed once a process.
 
-    Calls `configure_torch` first, because the answer depends on it.
+    Processors of one class may multiply bfloat16 in different ways, so runs with `autocast` have a
+    class of their own.  Calls `configure_torch` first, because the answer depends on it.
     """
     configure_torch()
     version = torch.__version__.split("+")[0]
@@ -96,7 +103,8 @@ def compute_device_class() -> str:
             platform.machine().lower() or "unknown",
             capability,
             f"threads-{torch.get_num_threads()}",
-            f"kat-{compute_known_answer().hex()[:16]}",
+            *((AUTOCAST,) if autocast else ()),
+            f"kat-{compute_known_answer(autocast=autocast).hex()[:16]}",
         )
     )
 

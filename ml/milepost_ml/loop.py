@@ -7,12 +7,14 @@ and whoever retraces does the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 
+from milepost_consensus.payloads import CLASS, PROFILES
 from milepost_ml.augmentation import Crop, Flip, Transformation
 from milepost_ml.averages import EMA
+from milepost_ml.device import AUTOCAST
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.updates import Clip, ClipNorm, ClipValue, validate_clip
 
@@ -31,6 +33,9 @@ class LoopOptions(TypedDict, total=False):
     """`batches` gives the images of its first tensor flipped and cropped in this order."""
     ema: EMA | None
     """A running average of the weights, which the run updates after every step."""
+    autocast: Literal["bfloat16"] | None
+    """The loop computes model and loss within torch.autocast("cpu", torch.bfloat16), backward and
+    opt.step() outside; profile "class"."""
 
 
 class Loop(NamedTuple):
@@ -40,15 +45,23 @@ class Loop(NamedTuple):
     accumulate: int
     augment: tuple[Transformation, ...]
     ema: EMA | None
+    autocast: Literal["bfloat16"] | None
 
 
 def make_loop(options: LoopOptions, model: torch.nn.Module) -> Loop:
-    """Raises RecordingError (bad-plan) for options that cannot be or exclude each other."""
+    """The loop of a run of `model`.
+
+    Raises RecordingError (bad-plan) for options that cannot be or exclude each other, and TypeError
+    for unknown ones.
+    """
+    for name in sorted(set(options) - set(LoopOptions.__annotations__)):
+        raise TypeError(f"Run() got an unexpected keyword argument {name!r}")
     loop = Loop(
         clip=_make_clip(options.get("clip_norm"), options.get("clip_value")),
         accumulate=options.get("accumulate", 1),
         augment=tuple(options.get("augment", ())),
         ema=options.get("ema"),
+        autocast=_get_autocast(options.get("autocast")),
     )
     if loop.accumulate < 1:
         raise RecordingError(f"accumulate={loop.accumulate}: at least one batch", slug="bad-plan")
@@ -65,6 +78,31 @@ def make_loop(options: LoopOptions, model: torch.nn.Module) -> Loop:
     except InvalidRecord as error:
         raise RecordingError(str(error), slug="bad-plan") from error
     return loop
+
+
+def _get_autocast(wanted: str | None) -> Literal["bfloat16"] | None:
+    if wanted is None:
+        return None
+    if wanted == AUTOCAST:
+        return AUTOCAST
+    raise RecordingError(
+        f"autocast={wanted!r} cannot be recorded; autocast={AUTOCAST!r} can. float16 needs a"
+        " GradScaler, whose scale is state outside every snapshot and which leaves steps out",
+        slug="unsupported-precision",
+    )
+
+
+def choose_profiles(loop: Loop, profile: str | None) -> tuple[str, ...]:
+    """The profiles to try, strongest first; raises RecordingError (unsupported-precision)."""
+    if loop.autocast is None:
+        return PROFILES if profile is None else (profile,)
+    if profile not in (None, CLASS):
+        raise RecordingError(
+            f"profile={profile!r} has no rules for {loop.autocast}: with autocast= only profile"
+            f" {CLASS!r} is possible, which is taken if profile= is left out",
+            slug="unsupported-precision",
+        )
+    return (CLASS,)
 
 
 def _make_clip(norm: float | ClipNorm | None, value: float | None) -> Clip | None:

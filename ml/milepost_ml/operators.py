@@ -318,7 +318,7 @@ INSTEAD: Final = {
     "scatter_add_": "use one_hot and matmul, or index_select",
     "to.device": "keep model and data on the CPU",
     "uniform_": "use rand_like",
-    "wrap_with_autocast": "record in float32, without autocast",
+    "wrap_with_autocast": "enter autocast in the loop and declare it: autocast='bfloat16'",
     "wrap_with_set_grad_enabled": "use .detach() instead of torch.no_grad() inside forward",
 }
 """What to write instead of operators that people try."""

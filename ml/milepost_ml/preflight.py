@@ -20,8 +20,12 @@ from milepost_ml.recipe import MAX_DATA
 from milepost_ml.updates import MAX_GROUPS, SGD, Adam, AdamW, Settings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_OFF: Final = ("maximize", "foreach", "capturable", "differentiable", "fused")
-"""Options of PyTorch's optimizers that a recipe cannot declare."""
+_PARALLEL: Final = frozenset(
+    {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+)
+_OFF: Final = ("maximize", "capturable", "differentiable")
+"""Options of PyTorch's optimizers that a recipe cannot declare.  `foreach` and `fused` choose among
+kernels; in a run the profile chooses."""
 SGD_KEYS: Final = ("momentum", "dampening", "weight_decay", "nesterov")
 ADAM_KEYS: Final = ("betas", "eps", "weight_decay", "amsgrad")
 
@@ -52,18 +56,18 @@ def validate_settings(*, every: int, profile: str | None) -> None:
 
 def validate_model(model: torch.nn.Module) -> None:
     """Raises RecordingError unless the complete state of a model can be written and repeated."""
-    if type(model).__name__ == "OptimizedModule":
-        raise _refuse(
-            "the model went through torch.compile, whose kernels differ from machine to machine."
-            " Pass the model itself",
-            "unsupported-model",
-        )
+    for name, module in model.named_modules():
+        _validate_module(f"layer {name!r}" if name else "the model", module)
     if not model.training:
         raise _refuse(
             "the model is in evaluation mode; call model.train() before recording", "wrong-mode"
         )
     if torch.is_autocast_enabled("cpu"):
-        raise _refuse("autocast is on; record in float32", "unsupported-model")
+        raise _refuse(
+            "autocast is on where the run begins; enter it inside the loop, around model and loss,"
+            " and declare it: autocast='bfloat16'",
+            "unsupported-precision",
+        )
     for name, parameter in model.named_parameters():
         _validate_tensor(name, parameter)
         if parameter.dtype != torch.float32:
@@ -80,13 +84,31 @@ def validate_model(model: torch.nn.Module) -> None:
                 " without it. Register it with persistent=True",
                 "unregistered-state",
             )
-    for name, module in model.named_modules():
-        if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
-            raise _refuse(
-                f"layer {name or 'at the top'!r} keeps state outside parameters and buffers"
-                " (get_extra_state); a snapshot cannot hold it",
-                "unregistered-state",
-            )
+
+
+def _validate_module(what: str, module: torch.nn.Module) -> None:
+    """Raises RecordingError for a kind of module that no verifier can repeat."""
+    kinds = {kind.__name__ for kind in type(module).__mro__}
+    if "OptimizedModule" in kinds or module._compiled_call_impl is not None:
+        raise _refuse(
+            f"{what} went through torch.compile, whose kernels differ from machine to machine."
+            " Pass the module itself",
+            "compiled-model",
+        )
+    for kind in sorted(kinds & _PARALLEL):
+        raise _refuse(
+            f"{what} is a {kind}: its gradients come from several processes or devices, and a"
+            " verifier is one. Pass the wrapped module and train it in one process",
+            "distributed-model",
+        )
+    if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.sparse:
+        raise _refuse(f"{what} has sparse gradients; use sparse=False", "sparse-gradients")
+    if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
+        raise _refuse(
+            f"{what} keeps state outside parameters and buffers (get_extra_state); a snapshot"
+            " cannot hold it",
+            "unregistered-state",
+        )
 
 
 def _validate_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -112,6 +134,12 @@ def describe_optimizer(
     used-optimizer if it has taken steps already.
     """
     kind = type(optimizer)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise _refuse(
+            "LBFGS computes the loss several times a step, through a closure; use torch.optim.SGD,"
+            " Adam or AdamW",
+            "closure",
+        )
     if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         raise _refuse(
             f"{kind.__name__} cannot be recorded; use torch.optim.SGD, Adam or AdamW",
@@ -270,7 +298,8 @@ def _read_dataset(dataset: Any) -> tuple[Any, ...]:
     if not all(torch.equal(column[0], value) for column, value in zip(columns, again, strict=True)):
         raise _refuse(
             f"{type(dataset).__name__} gives another item 0 the second time; random augmentation"
-            " inside a data set cannot be repeated. Give it the plain records",
+            " inside a data set cannot be repeated. Give it the plain records, and to the run what"
+            " to do to them: augment=[milepost.Flip(), milepost.Crop(padding=4)]",
             "bad-data",
         )
     return columns

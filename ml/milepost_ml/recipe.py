@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
-from milepost_consensus.payloads import PROFILES, validate_device_class
+from milepost_consensus.payloads import CLASS, PROFILES, validate_device_class
 from milepost_ml.augmentation import Transformation, validate_augmentation
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
@@ -84,6 +84,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What happens to the records of "data.0" before a batch is fed, in order."""
     ema_decay: float | None = None
     """Of a running average of the trained parameters, which then is a part of the state."""
+    autocast: Literal["bfloat16"] | None = None
+    """What PyTorch's autocast computes forward and loss in."""
     format: str = FORMAT
 
     @property
@@ -248,6 +250,11 @@ def validate_recipe(recipe: Recipe) -> None:
         validate_device_class(recipe.profile, device)
     except InvalidInput as error:
         raise _bad(str(error)) from error
+    _require(
+        recipe.autocast is None
+        or (recipe.profile == CLASS and recipe.autocast in recipe.device_class.split("/")),
+        f"autocast needs profile {CLASS} and a device class of {recipe.autocast}",
+    )
     _require(_SEED.fullmatch(recipe.seed) is not None, "the seed is not 64 hexadecimal digits")
     _validate_plan(recipe)
     trained = [item.name for item in recipe.parameters if item.trained]

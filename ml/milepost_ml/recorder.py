@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import msgspec
 import torch
 
-from milepost_consensus.payloads import PROFILES
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
 from milepost_ml.declaration import (
@@ -111,8 +110,8 @@ class Run:
     ) -> None:
         validate_name(name)
         validate_settings(every=every, profile=profile)
-        self._options = options
-        self._subject = make_subject(model, optimizer, loss, options)
+        self._options, self._profile = options, profile
+        self._subject = make_subject(model, optimizer, loss, options, profile)
         try:
             self.seed = make_seed(seed)
         except ValueError as error:
@@ -132,7 +131,6 @@ class Run:
         """The learning rates of every step, of a registered run."""
         self._quiet = quiet
         self._check = RunningCheck() if selfcheck else None
-        self._profiles = PROFILES if profile is None else (profile,)
         self.arithmetic: Session | None = None
         """At work inside the loop's body; for adapters, which know when that is over."""
         self._record: tuple[Scribe, StepTracker] | None = None
@@ -156,7 +154,8 @@ class Run:
                 "this run has a model already; a run that an adapter records gets none",
                 slug="bad-plan",
             )
-        self._subject = make_subject(model, optimizer, loss, {**self._options, **options})
+        chosen: LoopOptions = {**self._options, **options}
+        self._subject = make_subject(model, optimizer, loss, chosen, self._profile)
 
     def batches(
         self, *data: Any, batch_size: int, steps: int
@@ -169,7 +168,7 @@ class Run:
         """
         if self._record is not None:
             raise RecordingError("run.batches() was called twice; a run is one loop")
-        model, optimizer, loss, loop = require_subject(self._subject)
+        model, optimizer, loss, loop, profiles = require_subject(self._subject)
         tensors = make_data(data)
         validate_plan(
             records=len(tensors[0]), batch_size=batch_size, steps=steps, every=self._every
@@ -181,7 +180,7 @@ class Run:
             optimizer,
             loss,
             tensors,
-            profiles=self._profiles,
+            profiles=profiles,
             seed=self.seed,
             batch_size=batch_size,
             every=self._every,

@@ -123,7 +123,8 @@ class Rehearsal:
     def _differentiate(self, run: Callable[[], torch.Tensor]) -> None:
         self._profile.reseed(self._seed)
         with self._profile.active():
-            self._loss = run()
+            with self._profile.casting():
+                self._loss = run()
             _require_scalar(self._loss, self._profile.dtype)
             self._loss.backward()  # type: ignore[no-untyped-call]
 
@@ -138,14 +139,14 @@ def _require_scalar(loss: Any, dtype: torch.dtype) -> None:
 def _compare(name: str, gradient: torch.Tensor | None, other: torch.Tensor | None) -> None:
     """Raises RecordingError if module and graph give a parameter other gradients."""
     if gradient is not None and gradient.is_sparse:
-        raise _refuse(f"{name} has sparse gradients; use sparse=False", "unknown-operator")
+        raise _refuse(f"{name} has sparse gradients; use sparse=False", "sparse-gradients")
     if (gradient is None) != (other is None) or (
         gradient is not None and other is not None and not _is_same(gradient, other)
     ):
         raise _refuse(
             f"the captured graph does not give the gradient of {name} that your model gives."
             " Does forward use Python or numpy randomness, the time, or state that is neither"
-            " parameter nor buffer?"
+            " parameter nor buffer? (LSTM and GRU do not repeat under autocast.)"
         )
 
 

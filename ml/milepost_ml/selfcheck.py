@@ -22,8 +22,9 @@ from milepost_ml.replay import retrace_recorded
 _CAUSES: Final = {
     "batch": "the data on disk are not those the run was fed",
     "gradient": (
-        "the loop computes another loss than loss= declares, changes batch or gradients"
-        " (augmentation, clipping, accumulation, no zero_grad), or uses randomness of its own"
+        "the loop computes another loss than loss= declares, changes batch or gradients without"
+        " declaring it (augment=, clip_norm=, clip_value=, accumulate=, autocast=), does not call"
+        " zero_grad, or uses randomness of its own"
     ),
     "loss": "run.log(loss) was given another loss than the one declared",
     "state": "something besides the optimizer changes weights or buffers",

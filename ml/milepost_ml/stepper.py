@@ -92,7 +92,7 @@ class Stepper:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         """Raises InvalidRecord for a data file that does not fit the recipe."""
-        self._profile = make_profile(recipe.profile)
+        self._profile = make_profile(recipe.profile, autocast=recipe.autocast is not None)
         self._profile.configure()
         self._recipe = recipe
         self._data = map_tensors(data, recipe.data, name=DATA)
@@ -211,9 +211,10 @@ class Stepper:
             )
         data = {name: self._take(array) for name, array in rows.items()}
         self._profile.reseed(compute_generator_seed(recipe.seed_bytes, number))
-        loss = self._runner.run(
-            {"parameter": self._parameters, "buffer": self._buffers, "data": data}
-        )
+        with self._profile.casting():
+            loss = self._runner.run(
+                {"parameter": self._parameters, "buffer": self._buffers, "data": data}
+            )
         share = loss / recipe.accumulate if recipe.accumulate > 1 else loss
         share.backward()  # type: ignore[no-untyped-call]
         return loss.item()

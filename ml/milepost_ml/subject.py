@@ -1,4 +1,4 @@
-"""What a run records: a model, its optimizer, the loss of a batch, and what the loop does besides."""
+"""What a run records: model, optimizer, the loss of a batch, and what the loop does besides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from milepost_ml.errors import RecordingError
-from milepost_ml.loop import Loop, LoopOptions, make_loop
+from milepost_ml.loop import Loop, LoopOptions, choose_profiles, make_loop
 from milepost_ml.preflight import describe_optimizer, validate_model
 from milepost_ml.rehearsal import Loss, WholeStep
 
@@ -19,6 +19,8 @@ class Subject(NamedTuple):
     optimizer: torch.optim.Optimizer
     loss: Loss | WholeStep
     loop: Loop
+    profiles: tuple[str, ...]
+    """To try, strongest first."""
 
 
 def make_subject(
@@ -26,6 +28,7 @@ def make_subject(
     optimizer: torch.optim.Optimizer | None,
     loss: Loss | WholeStep | None,
     options: LoopOptions,
+    profile: str | None,
 ) -> Subject | None:
     """None if none of the three is known yet, because a framework's adapter brings them.
 
@@ -35,13 +38,14 @@ def make_subject(
         return None
     if model is None or optimizer is None or loss is None:
         raise RecordingError(
-            "a run takes a model, its optimizer and loss= together; without all three it is recorded"
-            " by a framework's adapter, such as run.lightning() or run.attach(trainer)",
+            "a run takes a model, its optimizer and loss= together; without all three it is"
+            " recorded by a framework's adapter, such as run.lightning() or run.attach(trainer)",
             slug="bad-plan",
         )
     validate_model(model)
     describe_optimizer(optimizer, model)
-    return Subject(model, optimizer, loss, make_loop(options, model))
+    loop = make_loop(options, model)
+    return Subject(model, optimizer, loss, loop, choose_profiles(loop, profile))
 
 
 def require_subject(subject: Subject | None) -> Subject:

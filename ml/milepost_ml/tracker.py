@@ -175,7 +175,17 @@ class StepTracker:
             )
         # The hook gets opt.step's own arguments, the optimizer first.
         if any(value is not None for value in (*args[1:], *kwargs.values())):
-            raise RecordingError("opt.step(closure) cannot be recorded; call opt.step()")
+            raise RecordingError(
+                "opt.step(closure) cannot be recorded; compute loss and gradients in the loop and"
+                " call opt.step()",
+                slug="closure",
+            )
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RecordingError(
+                "a GradScaler made this step; its scale is state outside every snapshot. bfloat16"
+                " needs none: autocast='bfloat16'",
+                slug="grad-scaler",
+            )
         self._validate_declared(pending)
         pending.rates = read_rates(optimizer)
         pending.images = self._take_images()
@@ -194,7 +204,9 @@ class StepTracker:
     def _describe_pace(self) -> str:
         if self._accumulate > 1:
             return f"once for every {self._accumulate} of them"
-        return "too (a loop that accumulates gradients says so: accumulate=)"
+        return (
+            "too (a loop that accumulates gradients says so: accumulate=; a GradScaler skips steps)"
+        )
 
     def _validate_declared(self, pending: _Pending) -> None:
         """Raises RecordingError if something is not as it was declared."""

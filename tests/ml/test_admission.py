@@ -23,6 +23,7 @@ from milepost_consensus.payloads import Submit, validate_submit
 from milepost_consensus.step_digests import compute_state_digest
 from milepost_ml import commitments
 from milepost_ml.admission import build_submit, validate_record
+from milepost_ml.augmentation import Crop
 from milepost_ml.distance import MAX_SCORE
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import (
@@ -41,6 +42,7 @@ from milepost_ml.files import (
 from milepost_ml.recipe import Recipe, compute_recipe_digest, encode_recipe, set_rates
 from milepost_ml.record_files import STEP_BYTES, read_state
 from milepost_ml.snapshots import read_tensors
+from milepost_ml.updates import ClipNorm, ClipValue
 from tests.support.records import (
     INTERVALS,
     RECORDS,
@@ -50,6 +52,7 @@ from tests.support.records import (
     read_recipe_of,
     record_tiny_run,
 )
+from tests.support.training import record
 
 SNAPSHOT = "mileposts/00002.safetensors"
 LAST = f"mileposts/{INTERVALS:05d}.safetensors"
@@ -501,6 +504,41 @@ def test_other_learning_rates_are_other_rate_sums(spoilt: Spoilt) -> None:
     recipe = set_rates(read_recipe_of(spoilt.folder), STEPS, [((STEPS, 0.1),)])
     lie = _resubmit_recipe(spoilt, encode_recipe(recipe))
     assert "rate_sums[1]" in str(_refusal(lie, spoilt.files))
+
+
+HOSTILE: dict[str, Callable[[Recipe], dict[str, Any]]] = {
+    "a group twice": lambda r: {"groups": r.groups * 2},
+    "no group": lambda r: {"groups": ()},
+    "a parameter in no group": lambda r: {
+        "groups": (msgspec.structs.replace(r.groups[0], parameters=()),)
+    },
+    "negative clip": lambda _: {"clip": ClipNorm(-1.0)},
+    "endless clip": lambda _: {"clip": ClipValue(float(10**9))},
+    "no batch a step": lambda _: {"accumulate": 0},
+    "endless steps": lambda _: {"accumulate": 2**40},
+    "crop of no image": lambda _: {"augment": (Crop(padding=1),)},
+    "growing average": lambda _: {"ema_decay": 1.5},
+    "precision of another class": lambda _: {"autocast": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_loop_that_nobody_can_follow_is_refused(
+    change: Callable[[Recipe], dict[str, Any]], spoilt: Spoilt
+) -> None:
+    recipe = read_recipe_of(spoilt.folder)
+    data = encode_recipe(msgspec.structs.replace(recipe, **change(recipe)))
+    assert _refusal(_resubmit_recipe(spoilt, data), spoilt.files).slug == "bad-recipe"
+
+
+def test_a_crop_larger_than_the_images_is_refused(tmp_path: Path) -> None:
+    folder = record(tmp_path, task="convnet", steps=2, every=2, augment=[Crop(padding=4)])
+    case = Spoilt(folder, build_submit(folder)[0])
+    recipe = msgspec.structs.replace(read_recipe_of(folder), augment=(Crop(padding=12),))
+    lie = _resubmit_recipe(case, encode_recipe(recipe))
+    error = _refusal(lie, case.files)
+    assert error.slug == "bad-recipe"
+    assert "allow 1 to 11" in str(error)
 
 
 def test_more_records_than_can_be_checked_are_refused_unread(spoilt: Spoilt) -> None:

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from milepost_consensus.crypto import compute_digest
 from milepost_ml.admission import build_submit, validate_record
 from milepost_ml.augmentation import Crop, Flip, augment_batch
 from milepost_ml.errors import RecordingError
@@ -19,7 +18,7 @@ from milepost_ml.recipe import encode_recipe
 from milepost_ml.record_files import read_recipe
 from milepost_ml.replay import retrace_recorded
 from tests.support.models import make_task
-from tests.support.philox import draw_words
+from tests.support.slow_images import move_images
 from tests.support.training import Loop, record
 
 SEED = make_seed(5)
@@ -27,30 +26,20 @@ BOTH = (Flip(), Crop(padding=2))
 IMAGES = np.arange(6 * 2 * 5 * 4, dtype=np.float32).reshape(6, 2, 5, 4) + 1
 
 
-def move_slowly(seed: bytes, number: int, padding: int) -> np.ndarray[Any, Any]:
-    """A horizontal flip and a crop, pixel by pixel from the words that the format names."""
-    words = draw_words(compute_digest("augment", seed + number.to_bytes(8, "big"))[:16])
-    moved = np.zeros_like(IMAGES)
-    for place, image in enumerate(IMAGES):
-        _, flip, row, column = (next(words) for _ in range(4))
-        top, left = (((word >> 32) * (2 * padding + 1)) >> 32 for word in (row, column))
-        channels, height, width = image.shape
-        for c in range(channels):
-            for h in range(height):
-                for w in range(width):
-                    y, x = h + top - padding, w + left - padding
-                    if 0 <= y < height and 0 <= x < width:
-                        source = width - 1 - x if flip >> 63 else x
-                        moved[place, c, h, w] = image[c, y, source]
-    return moved
-
-
 def test_images_move_as_the_format_says() -> None:
-    for number in (0, 7):
-        found = augment_batch(IMAGES, BOTH, seed=SEED, number=number)
-        assert np.array_equal(found, move_slowly(SEED, number, 2))
+    images = IMAGES[:, 0].astype(np.int64)
+    for number, transformations in ((0, BOTH), (7, BOTH), (3, (Crop(padding=3), Flip(True, True)))):
+        found = augment_batch(images, transformations, seed=SEED, number=number)
+        assert found.tolist() == move_images(images.tolist(), transformations, SEED, number)
         assert found.flags.c_contiguous
-        assert not np.array_equal(found, IMAGES)
+        assert not np.array_equal(found, images)
+
+
+def test_channels_move_together() -> None:
+    found = augment_batch(IMAGES, BOTH, seed=SEED, number=0)
+    for channel in range(2):
+        alone = augment_batch(IMAGES[:, channel], BOTH, seed=SEED, number=0)
+        assert np.array_equal(found[:, channel], alone)
 
 
 def test_batches_and_seeds_move_differently() -> None:

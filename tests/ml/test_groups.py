@@ -146,6 +146,29 @@ def test_the_rate_sum_of_a_submission_is_that_of_the_mean_rate(tmp_path: Path) -
     assert submit.rate_sums == (5 * mean, 5 * mean, 2 * mean)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_choice_of_kernels_is_the_profiles(fused: bool, profile: str, tmp_path: Path) -> None:
+    """The record does not depend on it, and the optimizer has its own choice back at the end."""
+    kept: list[torch.optim.Optimizer] = []
+
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        kept.append(torch.optim.AdamW(model.parameters(), fused=fused, foreach=not fused))
+        return kept[-1]
+
+    chosen = record(tmp_path, make=make, profile=profile, steps=3, every=3)
+    plain = record(
+        tmp_path,
+        make=lambda m: torch.optim.AdamW(m.parameters()),
+        profile=profile,
+        steps=3,
+        every=3,
+    )
+    assert (chosen / "steps/00000.bin").read_bytes() == (plain / "steps/00000.bin").read_bytes()
+    group = kept[0].param_groups[0]
+    assert (group["fused"], group["foreach"]) == (fused, not fused)
+
+
 # Clipping ----------------------------------------------------------------------------------------
 
 

@@ -274,6 +274,11 @@ def test_names_and_plans_are_checked(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_unknown_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="clip_norms"):
+        make_run(tmp_path, clip_norms=1.0)
+
+
 def test_random_data_sets_are_refused(tmp_path: Path) -> None:
     run, _, _ = make_run(tmp_path)
     told = refuse(lambda: run.batches(Pairs(0.1), batch_size=8, steps=3), "bad-data")
@@ -340,6 +345,8 @@ def lose(kind: str, run: Run, model: MLP, optimizer: Any, batch: Any) -> None:
     if kind == "closure":
         optimizer.step(lambda: LOSS(model(x), y))
         return
+    if kind == "scaler":
+        optimizer.grad_scale = torch.ones(())  # as GradScaler.step does with fused optimizers
     loss = step(model, optimizer, (x, y))
     if kind == "two steps":
         optimizer.step()
@@ -361,7 +368,8 @@ ASTRAY = {
     "no log": ("one-step-per-batch", "run.log"),
     "two logs": ("one-step-per-batch", "once per batch"),
     "vector": ("not-recordable", r"[2]"),
-    "closure": ("not-recordable", "closure"),
+    "closure": ("closure", "closure"),
+    "scaler": ("grad-scaler", "GradScaler"),
     "no backward": ("undeclared-change", "backward"),
     "batch in place": ("undeclared-change", "in place"),
     "evaluation": ("wrong-mode", "model.train"),

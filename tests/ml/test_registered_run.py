@@ -56,12 +56,13 @@ def train(
     stop: int = STEPS,
     model: torch.nn.Module | None = None,
     quiet: bool = True,
+    make: Callable[[torch.nn.Module], torch.optim.Optimizer] | None = None,
     **options: Any,
 ) -> Path:
     """A run of the test MLP; `make_schedule` steps in the loop and is given to the run."""
     task = make_task("mlp")
     net = model or make_model(task)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    optimizer = make(net) if make else torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     scheduler = make_schedule(optimizer) if make_schedule is not None else None
     run = Run(
         "registered",
@@ -190,6 +191,37 @@ def test_a_schedule_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     other = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
     schedule = make_step_schedule(other)
     refuse(tmp_path, "bad-plan", "belongs to another", register=Network(), schedule=schedule)
+
+
+def make_two_groups(net: torch.nn.Module) -> torch.optim.Optimizer:
+    first, second = net.get_submodule("first"), net.get_submodule("second")
+    groups: list[dict[str, Any]] = [
+        {"params": first.parameters(), "lr": 0.2},
+        {"params": second.parameters()},
+    ]
+    return torch.optim.SGD(groups, 0.1)
+
+
+def test_the_rates_of_all_groups_are_registered(tmp_path: Path) -> None:
+    def schedule(optimizer: torch.optim.Optimizer) -> Any:
+        slower: list[Callable[[int], float]] = [lambda t: 0.5 ** (t // 6), lambda t: 1 + t % 2]
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, slower)
+
+    network = Network()
+    folder = train(tmp_path, register=network, make=make_two_groups, make_schedule=schedule)
+    _, recipe = read_recipe(FolderFiles(folder))
+    first, second = recipe.groups
+    assert first.rates == ((6, 0.2), (6, 0.1))
+    assert second.rates == ((1, 0.1), (1, 0.2)) * 6
+    (request,) = network.requests
+    assert request.recipe == compute_unseeded_digest(recipe)
+
+
+def test_another_rate_of_the_second_group_than_registered_stops_the_run(tmp_path: Path) -> None:
+    rates = [(0.2, 0.1)] * 4 + [(0.2, 0.3)] * (STEPS - 4)
+    told = r"step 4 used the learning rate 0\.2, 0\.1, registered was 0\.2, 0\.3"
+    options = {"register": Network(), "make": make_two_groups, "schedule": rates}
+    refuse(tmp_path, "not-registered-recipe", told, **options)
 
 
 def test_foreseeing_rates_changes_neither_scheduler_nor_weights(tmp_path: Path) -> None:

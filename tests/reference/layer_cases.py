@@ -244,7 +244,7 @@ def _make_optimizers() -> Iterator[Case]:
 
 
 def _make_clipping() -> Iterator[Case]:
-    for bound in (0.5, 1000.0):
+    for bound in (0.3, 1000.0):
         _, gradients = _make_lists(f"clip/{bound}")
         finite = {"gradients": gradients[:-1], "bound": bound}
         yield Case("E36", "clip_norm", f"to {bound}", finite)

@@ -80,7 +80,8 @@ def record(
         loop = Loop(model, optimizer, [x, y])
         if cheat is not None:
             cheat(number, loop)
-        loss = chosen.loss(model(loop.batch[0]), loop.batch[1])
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.get("autocast") is not None):
+            loss = chosen.loss(model(loop.batch[0]), loop.batch[1])
         share = loss / accumulate if accumulate > 1 else loss
         share.backward()  # type: ignore[no-untyped-call]
         run.log(loss)

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from milepost_consensus.beacon import compute_link, compute_mix, compute_order
 from milepost_consensus.blocks import compute_block_id
 from milepost_consensus.crypto import compute_digest
@@ -18,12 +20,29 @@ from milepost_consensus.params import Params
 from milepost_consensus.payloads import Hold
 from milepost_consensus.transactions import compute_tx_id, make_tx
 from milepost_consensus.views import to_view
+from milepost_ml.augmentation import Crop, Flip
+from milepost_ml.keyed import compute_generator_seed, make_order
+from milepost_ml.recipe import (
+    Parameter,
+    compute_rate_sum,
+    compute_recipe_digest,
+    compute_unseeded_digest,
+    encode_recipe,
+    get_optimizer_specs,
+    get_rates,
+    get_steps,
+    validate_recipe,
+)
+from milepost_ml.snapshots import TensorSpec
+from milepost_ml.updates import AdamW, ClipNorm, Group
 from tests.reference import training
 from tests.reference.cases import make_cases
 from tests.reference.layer_cases import make_layer_cases
 from tests.reference.vectors import render_cases
 from tests.support.ledger import Ledger, make_genesis, make_hash, make_record, make_signer
 from tests.support.philox import draw_initial
+from tests.support.recipes import make_recipe
+from tests.support.slow_images import move_images
 
 FOLDER = Path(__file__).parent
 SEED = bytes(range(32))
@@ -187,11 +206,52 @@ def make_initial() -> Any:
     return {"seed": SEED.hex(), "tensors": tensors}
 
 
+def make_loops() -> Any:
+    """A recipe with all that a loop may do, what follows from it, and images that were moved."""
+    adamw = AdamW(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1, amsgrad=False)
+    decayed = Group(("weight",), adamw, ((3, 0.1), (4, 0.05)))
+    plain = Group(("bias",), replace(adamw, weight_decay=0.0), ((7, 0.02),))
+    recipe = replace(
+        make_recipe(),
+        seed=SEED.hex(),
+        data=(TensorSpec("data.0", "F32", (10, 4, 4)), TensorSpec("data.1", "F32", (10, 3))),
+        parameters=(Parameter("weight", (3, 4), True), Parameter("bias", (3,), True)),
+        groups=(decayed, plain),
+        clip=ClipNorm(1.0),
+        accumulate=2,
+        augment=(Flip(horizontal=True, vertical=True), Crop(padding=2)),
+        ema_decay=0.99,
+    )
+    validate_recipe(recipe)
+    order = make_order(recipe)
+    images = [[[100 * i + 10 * y + x + 1 for x in range(4)] for y in range(4)] for i in range(2)]
+    return {
+        "recipe": encode_recipe(recipe).decode(),
+        "digest": compute_recipe_digest(encode_recipe(recipe)).hex(),
+        "unseeded_digest": compute_unseeded_digest(recipe).hex(),
+        "rate_sums": [
+            compute_rate_sum(get_rates(recipe, get_steps(recipe, interval)))
+            for interval in range(recipe.intervals)
+        ],
+        "optimizer_tensors": sorted(spec.name for spec in get_optimizer_specs(recipe, 1)),
+        "steps": [
+            {
+                "batches": [order.get_indices(number).tolist() for number in order.get_numbers(t)],
+                "generator_seeds": [compute_generator_seed(SEED, n) for n in order.get_numbers(t)],
+            }
+            for t in range(4)
+        ],
+        "images": images,
+        "moved": [move_images(images, recipe.augment, SEED, number) for number in range(4)],
+    }
+
+
 VECTORS = {
     "digests.json": make_digests,
     "election.json": make_elections,
     "flagging.json": make_flags,
     "initial.json": make_initial,
+    "loops.json": make_loops,
 }
 
 EXACT = {

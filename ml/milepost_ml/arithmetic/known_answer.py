@@ -91,7 +91,8 @@ def get_device_classes() -> tuple[tuple[str, ...], str]:
     """
     fault = _find_fault()
     exact = () if fault else (ExactProfile().get_device_class(),)
-    return (*exact, RoundedProfile().get_device_class(), compute_device_class()), fault
+    classes = (compute_device_class(), compute_device_class(autocast=True))
+    return (*exact, RoundedProfile().get_device_class(), *classes), fault
 
 
 @contextmanager

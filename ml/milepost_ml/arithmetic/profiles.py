@@ -44,13 +44,20 @@ class Profile:
     note: ClassVar[str] = "torch now computes on one thread with deterministic algorithms"
     """For people who record with it."""
 
+    autocast = False
+    """Whether forward and loss are computed under PyTorch's autocast, in bfloat16."""
+
     def configure(self) -> None:
         """Set up PyTorch for the whole process."""
         configure_torch()
 
     def get_device_class(self) -> str:
         """Who repeats this arithmetic."""
-        return compute_device_class()
+        return compute_device_class(autocast=self.autocast)
+
+    def casting(self) -> AbstractContextManager[Any]:
+        """Around forward and loss alone, within `active`."""
+        return torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext()
 
     def reseed(self, seed: int) -> None:
         """Key the random numbers of the next step."""
@@ -66,7 +73,7 @@ class Profile:
 
     def set_options(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         """Choose the optimizer's implementation; returns what undoes it."""
-        return lambda: None
+        return _set_group_options(optimizer, fused=False, foreach=False)
 
     def round_gradients(self, gradients: Iterable[torch.Tensor]) -> None:
         """Make of gradients, in place, what is recorded and what the optimizer gets."""
@@ -133,9 +140,6 @@ class RoundedProfile(Profile):
     def get_dtype(self, recorded: torch.dtype) -> torch.dtype:
         return torch.float64 if recorded.is_floating_point else recorded
 
-    def set_options(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-        return _set_group_options(optimizer, fused=False, foreach=False)
-
     @torch.no_grad()
     def round_gradients(self, gradients: Iterable[torch.Tensor]) -> None:
         for gradient in gradients:
@@ -150,9 +154,14 @@ _PROFILES: Final[dict[str, type[Profile]]] = {
 }
 
 
-def make_profile(name: str) -> Profile:
-    """The profile of a name, for one training; KeyError for an unknown one."""
-    return _PROFILES[name]()
+def make_profile(name: str, *, autocast: bool = False) -> Profile:
+    """The profile of a name, for one training; KeyError for an unknown one.
+
+    Only profile `class` knows `autocast`.
+    """
+    profile = _PROFILES[name]()
+    profile.autocast = autocast
+    return profile
 
 
 def _set_group_options(optimizer: torch.optim.Optimizer, **options: bool) -> Callable[[], None]:

@@ -171,11 +171,11 @@ def _read_options(trainer: lightning.Trainer) -> LoopOptions:
 
 
 def _make_loss(structure: Structure) -> WholeStep:
-    def compute(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def compute(module: Any, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         # A copy of the module has no trainer, without which its `log` only warns.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _get_loss(module.training_step(rebuild(structure, tensors), 0))  # type: ignore[operator]
+            return _get_loss(module.training_step(rebuild(structure, tensors), 0))
 
     return WholeStep(compute)
 
@@ -199,7 +199,7 @@ def _log_losses(module: lightning.LightningModule, run: Run) -> None:
         run.log(_get_loss(output).detach())
         return output
 
-    module.training_step = logged  # type: ignore[method-assign]
+    module.training_step = logged
     for name in _LOGGING:
         setattr(module, name, _set_aside(getattr(module, name), run))
 

@@ -114,7 +114,7 @@ class EpochLoader:
         batches = len(self.tensors[0]) // self.batch_size
         if batches < self.accumulate:
             raise RecordingError(
-                f"an epoch has {batches} batches, fewer than the {self.accumulate} that make a step",
+                f"an epoch has {batches} batches, but {self.accumulate} make a step",
                 slug="bad-plan",
             )
         return batches - batches % self.accumulate

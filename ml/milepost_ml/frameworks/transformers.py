@@ -4,10 +4,9 @@
     trainer.train()
     run.finish()
 
-A TrainerCallback sees neither batches nor their order, so `attach` also replaces methods of this one
-trainer that are made to be overridden: where batches come from, and what surrounds the loss of one.
-Batches are collated once, all records together, so that a padding collator gives tensors of one
-width.
+A TrainerCallback sees neither batches nor their order, so `attach` also replaces methods of this
+one trainer that are made to be overridden: where batches come from, and what surrounds the loss of
+one.  All records are collated once, together, so that a padding collator gives tensors of one width.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.modeling_outputs import ModelOutput
 
 from milepost_ml.errors import RecordingError
 from milepost_ml.frameworks.constants import fix_constants
@@ -29,6 +27,20 @@ from milepost_ml.rehearsal import WholeStep
 
 _IGNORED = -100
 """The label of what does not count, by the convention of PyTorch and transformers."""
+
+
+_OFF = {
+    "bf16": "record in float32",
+    "fp16": "record in float32",
+    "load_best_model_at_end": "a record ends with the last step; load the best afterwards",
+    "auto_find_batch_size": "a recipe holds one batch size",
+    "neftune_noise_alpha": "its noise is added by a hook outside the model",
+    "activation_checkpointing": "recomputation changes nothing but memory; leave it off",
+    "torch_empty_cache_steps": "it is for GPUs",
+    "deepspeed": "distributed training gives no order that one verifier can repeat",
+    "fsdp": "distributed training gives no order that one verifier can repeat",
+}
+"""Options of TrainingArguments that a run refuses, and what to do instead."""
 
 
 def attach(run: Run, trainer: transformers.Trainer) -> None:
@@ -80,7 +92,7 @@ class _Attachment(transformers.TrainerCallback):
         if args.max_grad_norm > 0:
             options["clip_norm"] = float(args.max_grad_norm)
         self._run.bind(
-            model, optimizer, _make_loss(trainer, self._compute_loss, loader.structure), **options
+            model, optimizer, _make_loss(self._compute_loss, loader.structure), **options
         )
         loader.begin(state.max_steps)
 
@@ -169,20 +181,6 @@ def _validate(trainer: transformers.Trainer) -> None:
         )
 
 
-_OFF = {
-    "bf16": "record in float32",
-    "fp16": "record in float32",
-    "load_best_model_at_end": "a record ends with the last step; load the best checkpoint afterwards",
-    "auto_find_batch_size": "a recipe holds one batch size",
-    "neftune_noise_alpha": "its noise is added by a hook outside the model",
-    "activation_checkpointing": "recomputation changes nothing but memory; leave it off",
-    "torch_empty_cache_steps": "it is for GPUs",
-    "deepspeed": "distributed training gives no order that one verifier can repeat",
-    "fsdp": "distributed training gives no order that one verifier can repeat",
-}
-"""Options of TrainingArguments that a run refuses, and what to do instead."""
-
-
 def _make_loader(run: Run, trainer: transformers.Trainer) -> EpochLoader:
     """The trainer's data, collated once."""
     given = trainer.get_train_dataloader()
@@ -232,12 +230,9 @@ def _validate_labels(labels: torch.Tensor, accumulate: int) -> None:
         )
 
 
-def _make_loss(
-    trainer: transformers.Trainer, compute_loss: Callable[..., Any], structure: Structure
-) -> WholeStep:
+def _make_loss(compute_loss: Callable[..., Any], structure: Structure) -> WholeStep:
     def compute(model: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        loss = compute_loss(model, rebuild(structure, tensors))
-        assert not isinstance(loss, ModelOutput)
+        loss: torch.Tensor = compute_loss(model, rebuild(structure, tensors))
         return loss
 
     return WholeStep(compute)

@@ -12,6 +12,8 @@ import torch
 from milepost_ml.arithmetic import known_answer
 from milepost_ml.device import compute_device_class
 
+CLASSES = (compute_device_class(), compute_device_class(autocast=True))
+
 CODE = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))
@@ -50,7 +52,7 @@ def test_another_processor_and_other_threads_know_the_same_answer() -> None:
 def test_a_wrong_answer_takes_exact_off_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_answer, "compute_known_answer", lambda: b"\x01" * 32)
     names, fault = known_answer.get_device_classes.__wrapped__()
-    assert names == ("rounded/1", compute_device_class())
+    assert names == ("rounded/1", *CLASSES)
     assert "01" * 32 in fault
 
 
@@ -68,5 +70,5 @@ def test_a_right_answer_puts_exact_first(monkeypatch: pytest.MonkeyPatch) -> Non
     right = bytes.fromhex(known_answer.KNOWN_ANSWER)
     monkeypatch.setattr(known_answer, "compute_known_answer", lambda: right)
     names, fault = known_answer.get_device_classes.__wrapped__()
-    assert names == ("exact/1", "rounded/1", compute_device_class())
+    assert names == ("exact/1", "rounded/1", *CLASSES)
     assert fault == ""

@@ -83,10 +83,8 @@ def test_rounded_gradients_have_eight_bits_and_no_noise() -> None:
         assert same.tolist() == [1 + 2.0**-20, 2.0**-60]
 
 
-@pytest.mark.parametrize(("name", "fused"), [("exact", True), ("rounded", False), ("class", None)])
-def test_the_optimizers_implementation_is_chosen_and_restored(
-    name: str, fused: bool | None
-) -> None:
+@pytest.mark.parametrize(("name", "fused"), [("exact", True), ("rounded", False), ("class", False)])
+def test_the_optimizers_implementation_is_chosen_and_restored(name: str, fused: bool) -> None:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
     before = {**optimizer.param_groups[0]}
     undo = make_profile(name).set_options(optimizer)

@@ -151,7 +151,7 @@ def _fill(x: Tensor, value: float) -> Tensor:
 
 
 @computes("clamp")
-def clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+def _clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
     if not x.dtype.is_floating_point:
         return torch.clamp(x, low, high)
     if low is not None:
@@ -161,12 +161,12 @@ def clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Ten
 
 @computes("clamp_min")
 def _clamp_min(x: Tensor, low: float) -> Tensor:
-    return clamp(x, low)
+    return _clamp(x, low)
 
 
 @computes("clamp_max")
 def _clamp_max(x: Tensor, high: float) -> Tensor:
-    return clamp(x, None, high)
+    return _clamp(x, None, high)
 
 
 @computes("clamp.Tensor")
@@ -178,7 +178,7 @@ def _clamp_tensor(x: Tensor, low: Tensor | None = None, high: Tensor | None = No
 
 @computes("hardtanh")
 def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Tensor:
-    return clamp(x, low, high)
+    return _clamp(x, low, high)
 
 
 @computes("hardtanh_backward")
@@ -252,7 +252,7 @@ computes_in_place("sub_.Scalar", _sub)
 computes_in_place("addcmul_", _addcmul)
 computes_in_place("addcdiv_", _addcdiv)
 computes_in_place("lerp_.Scalar", _lerp)
-computes_in_place("clamp_", clamp)
+computes_in_place("clamp_", _clamp)
 computes_in_place("clamp_min_", _clamp_min)
 computes_in_place("clamp_max_", _clamp_max)
 computes_in_place("hardtanh_", _hardtanh)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from milepost_ml.arithmetic.aten.elementwise import clamp, compute_norm
+from milepost_ml.arithmetic.aten.elementwise import compute_norm
 from milepost_ml.arithmetic.select import get_backend
 from milepost_ml.arithmetic.table import computes, passes, refuse, require, require_float32
 
@@ -29,14 +29,24 @@ def _scale(tensors: Sequence[Tensor], factor: Tensor) -> None:
 
 @computes("_foreach_clamp_min_.Scalar")
 def _clamp_below(tensors: Sequence[Tensor], low: float) -> None:
+    require_float32("_foreach_clamp_min_", tensors)
+    _require_bound("_foreach_clamp_min_", low)
     for each in tensors:
-        each.copy_(clamp(each, low, None))
+        each.clamp_min_(low)
 
 
 @computes("_foreach_clamp_max_.Scalar")
 def _clamp_above(tensors: Sequence[Tensor], high: float) -> None:
+    require_float32("_foreach_clamp_max_", tensors)
+    _require_bound("_foreach_clamp_max_", high)
     for each in tensors:
-        each.copy_(clamp(each, None, high))
+        each.clamp_max_(high)
+
+
+def _require_bound(name: str, bound: float) -> None:
+    """PyTorch's kernels give one answer unless a zero meets a bound of the other sign."""
+    if bound == 0:
+        raise refuse(name, "with the bound 0")
 
 
 def _validate(
