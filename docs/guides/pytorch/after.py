@@ -1,14 +1,15 @@
 """A perceptron learns the digits of scikit-learn."""
 
-import milepost
 import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils import data
+
+import milepost
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)
-dataset = TensorDataset(torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels))
+dataset = data.TensorDataset(torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels))
 model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 run = milepost.Run("digits", model, optimizer, loss=F.cross_entropy, every=14)

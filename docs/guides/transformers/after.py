@@ -6,7 +6,6 @@ The two documents are named on the command line.
 import sys
 from pathlib import Path
 
-import milepost
 import torch
 from transformers import (
     BertConfig,
@@ -16,13 +15,17 @@ from transformers import (
     set_seed,
 )
 
+import milepost
+
 texts = [
     (words, label)
     for label, path in enumerate(sys.argv[1:3])
     for line in Path(path).read_text().splitlines()
     if len(words := line.lower().split()[:12]) >= 6
 ]
-vocabulary = {word: 2 + place for place, word in enumerate(sorted({w for t, _ in texts for w in t}))}
+vocabulary = {
+    word: 2 + place for place, word in enumerate(sorted({w for t, _ in texts for w in t}))
+}
 dataset = [
     {"input_ids": torch.tensor([1, *(vocabulary[word] for word in words)]), "labels": label}
     for words, label in texts
@@ -49,10 +52,10 @@ model = BertForSequenceClassification(
 )
 arguments = TrainingArguments(
     "out",
-    max_steps=40,
-    per_device_train_batch_size=8,
-    learning_rate=2e-3,
-    warmup_steps=4,
+    max_steps=60,
+    per_device_train_batch_size=16,
+    learning_rate=5e-3,
+    warmup_steps=6,
     weight_decay=0.01,
     use_cpu=True,
     disable_tqdm=True,
@@ -60,7 +63,7 @@ arguments = TrainingArguments(
     save_strategy="no",
 )
 trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
-run = milepost.Run("bert-lines", every=10).attach(trainer)
+run = milepost.Run("bert-lines", every=15).attach(trainer)
 trainer.train()
 run.finish()
 print(f"loss {trainer.evaluate(dataset)['eval_loss']:.2f}")

@@ -21,7 +21,9 @@ texts = [
     for line in Path(path).read_text().splitlines()
     if len(words := line.lower().split()[:12]) >= 6
 ]
-vocabulary = {word: 2 + place for place, word in enumerate(sorted({w for t, _ in texts for w in t}))}
+vocabulary = {
+    word: 2 + place for place, word in enumerate(sorted({w for t, _ in texts for w in t}))
+}
 dataset = [
     {"input_ids": torch.tensor([1, *(vocabulary[word] for word in words)]), "labels": label}
     for words, label in texts
@@ -48,10 +50,10 @@ model = BertForSequenceClassification(
 )
 arguments = TrainingArguments(
     "out",
-    max_steps=40,
-    per_device_train_batch_size=8,
-    learning_rate=2e-3,
-    warmup_steps=4,
+    max_steps=60,
+    per_device_train_batch_size=16,
+    learning_rate=5e-3,
+    warmup_steps=6,
     weight_decay=0.01,
     use_cpu=True,
     disable_tqdm=True,

@@ -65,8 +65,6 @@ class RunCallback(lightning.Callback):
             raise _refuse("train on this run's own data: trainer.fit(model, run.loader(dataset))")
         if trainer.global_step:
             raise _refuse("it continues a checkpoint; a record begins at the first step")
-        if len(trainer.optimizers) != 1:
-            raise _refuse(f"it has {len(trainer.optimizers)} optimizers; a recipe holds one")
         steps = trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise _refuse("its end is not known; set max_steps or max_epochs")
