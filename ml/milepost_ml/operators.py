@@ -147,6 +147,7 @@ lt.Tensor: T N
 margin_ranking_loss: T T T f i
 masked_fill.Scalar: T T n
 masked_fill.Tensor: T T T
+masked_fill_.Scalar: T T n
 matmul: T T
 max.dim: T i b
 max: T

@@ -1,12 +1,11 @@
 """A small network learns the digits of scikit-learn with Lightning."""
 
 import lightning as L
+import milepost
 import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-
-import milepost
 
 
 class LitNet(L.LightningModule):

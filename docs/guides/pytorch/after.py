@@ -1,11 +1,10 @@
 """A perceptron learns the digits of scikit-learn."""
 
+import milepost
 import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torch.utils import data
-
-import milepost
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)

@@ -6,6 +6,7 @@ The two documents are named on the command line.
 import sys
 from pathlib import Path
 
+import milepost
 import torch
 from transformers import (
     BertConfig,
@@ -14,8 +15,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-
-import milepost
 
 texts = [
     (words, label)

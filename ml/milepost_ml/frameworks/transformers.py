@@ -6,7 +6,7 @@
 
 A TrainerCallback sees neither batches nor their order, so `attach` also replaces methods of this
 one trainer that are made to be overridden: where batches come from, and what surrounds the loss of
-one.  All records are collated once, together, so that a padding collator gives tensors of one width.
+one.  All records are collated once, together, so that a padding collator gives one width.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class _Attachment(transformers.TrainerCallback):
         self._run, self._trainer, self._loader = run, trainer, loader
         self._compute_loss = trainer.compute_loss
         self._within_step = False
+        # Each batch is weighed by its own labels, so the Trainer divides by their number.
+        trainer.loss_is_scaled_for_ga = False
         trainer.get_train_dataloader = lambda: loader
         trainer.get_batch_samples = self._get_batch_samples
         trainer.compute_loss = self._compute_and_log
@@ -92,7 +94,7 @@ class _Attachment(transformers.TrainerCallback):
         if args.max_grad_norm > 0:
             options["clip_norm"] = float(args.max_grad_norm)
         self._run.bind(
-            model, optimizer, _make_loss(self._compute_loss, loader.structure), **options
+            model, optimizer, _make_loss(trainer, self._compute_loss, loader.structure), **options
         )
         loader.begin(state.max_steps)
 
@@ -102,14 +104,17 @@ class _Attachment(transformers.TrainerCallback):
     def _get_batch_samples(
         self, epoch: Iterator[Any], count: int, device: torch.device
     ) -> tuple[_Micro, None]:
-        """One batch at a time; the loss of each is a mean, so nothing is counted over a step."""
+        """One batch at a time; labels are counted in each, and not over the whole step."""
         return _Micro(epoch, count), None
 
-    def _compute_and_log(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        result = self._compute_loss(model, *args, **kwargs)
-        if self._within_step:
-            self._run.log(result.detach())
-        return result
+    def _compute_and_log(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if not self._within_step:
+            return self._compute_loss(model, inputs, *args, **kwargs)
+        loss = _compute_step_loss(self._trainer, self._compute_loss, model, inputs)
+        self._run.log(loss.detach())
+        return loss
 
     def _mark(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
         def marked(*args: Any, **kwargs: Any) -> Any:
@@ -216,7 +221,8 @@ def _make_loader(run: Run, trainer: transformers.Trainer) -> EpochLoader:
     loader.accumulate = args.gradient_accumulation_steps
     labels = rebuild(structure, collated).get("labels") if structure else None
     if loader.accumulate > 1 and labels is not None:
-        _validate_labels(labels, loader.accumulate)
+        shifted = getattr(trainer, "_loss_shifts_labels", False)
+        _validate_labels(labels[..., 1:] if shifted else labels, loader.accumulate)
     return loader
 
 
@@ -230,9 +236,22 @@ def _validate_labels(labels: torch.Tensor, accumulate: int) -> None:
         )
 
 
-def _make_loss(compute_loss: Callable[..., Any], structure: Structure) -> WholeStep:
+def _make_loss(
+    trainer: transformers.Trainer, compute_loss: Callable[..., Any], structure: Structure
+) -> WholeStep:
     def compute(model: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        loss: torch.Tensor = compute_loss(model, rebuild(structure, tensors))
-        return loss
+        return _compute_step_loss(trainer, compute_loss, model, rebuild(structure, tensors))
 
     return WholeStep(compute)
+
+
+def _compute_step_loss(
+    trainer: transformers.Trainer,
+    compute_loss: Callable[..., Any],
+    model: torch.nn.Module,
+    inputs: dict[str, Any],
+) -> torch.Tensor:
+    """The loss of one batch as the Trainer weighs it in a step of one."""
+    count = trainer._get_num_items_in_batch([inputs], trainer.args.device)
+    loss: torch.Tensor = compute_loss(model, inputs, num_items_in_batch=count)
+    return loss

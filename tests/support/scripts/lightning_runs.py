@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import lightning as L
+import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.numpy import load_file
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
 
 import milepost
