@@ -21,7 +21,7 @@ from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.errors import RecordingError
 from milepost_ml.keyed import compute_generator_seed
 from milepost_ml.recipe import Recipe
-from milepost_ml.rehearsal import Loss, StepModule
+from milepost_ml.rehearsal import Loss, StepModule, WholeStep
 from milepost_ml.strides import StepImages
 
 BUDGET: Final = 0.05
@@ -39,7 +39,7 @@ def set_stride(
     stride: int | None,
     *,
     model: torch.nn.Module,
-    loss: Loss,
+    loss: Loss | WholeStep,
     data: Sequence[torch.Tensor],
     profile: Profile,
 ) -> Recipe:
@@ -91,7 +91,7 @@ def measure_digest(images: StepImages) -> float:
 def measure_batch(
     recipe: Recipe,
     model: torch.nn.Module,
-    loss: Loss,
+    loss: Loss | WholeStep,
     data: Sequence[torch.Tensor],
     profile: Profile,
 ) -> float:

@@ -25,7 +25,7 @@ from milepost_ml.loop import Loop, LoopOptions
 from milepost_ml.preflight import describe_optimizer, read_rates, validate_model
 from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
 from milepost_ml.registration import Say
-from milepost_ml.rehearsal import Loss
+from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.snapshots import TensorSpec
 from milepost_ml.updates import Group, Rates, Settings
 
@@ -38,7 +38,7 @@ Schedule = LRScheduler | Sequence[float | Sequence[float]]
 class Options(LoopOptions, total=False):
     """What a run takes besides its model, its optimizer and where it comes from."""
 
-    loss: Required[Loss]
+    loss: Loss | None
     every: Required[int]
     folder: str | Path
     seed: bytes | int | None
@@ -55,7 +55,7 @@ class Options(LoopOptions, total=False):
 def declare(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Loss,
+    loss: Loss | WholeStep,
     tensors: Sequence[torch.Tensor],
     *,
     profiles: Sequence[str],
@@ -143,7 +143,7 @@ def _make_groups(
 
 def _capture(
     model: torch.nn.Module,
-    loss: Loss,
+    loss: Loss | WholeStep,
     tensors: Sequence[torch.Tensor],
     *,
     profiles: Sequence[str],

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,33 +25,24 @@ from typing import Any, Unpack
 import torch
 
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.augmentation import augment_batch
 from milepost_ml.beginning import Beginning, Origin
 from milepost_ml.budget import set_stride
-from milepost_ml.declaration import (
-    Schedule,
-    choose_start,
-    declare,
-    validate_rates,
-)
+from milepost_ml.declaration import Schedule, choose_start, declare, validate_rates
 from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
+from milepost_ml.feed import Feed, Planned
 from milepost_ml.initial import Distribution
-from milepost_ml.keyed import Order, compute_generator_seed, make_order, make_seed
-from milepost_ml.loop import LoopOptions, choose_profiles, make_loop
-from milepost_ml.preflight import (
-    describe_optimizer,
-    make_data,
-    validate_model,
-)
-from milepost_ml.registration import ParentModel, Register
+from milepost_ml.keyed import make_seed
+from milepost_ml.loop import LoopOptions
+from milepost_ml.preflight import make_data
+from milepost_ml.registration import ParentModel, Register, summarize
+from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.residual import read_tolerance
 from milepost_ml.run_folder import release_folder
 from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
 from milepost_ml.scribe import Scribe
 from milepost_ml.selfcheck import RunningCheck
-from milepost_ml.stepper import copy_tensor
-from milepost_ml.strides import ends_stride
+from milepost_ml.subject import make_subject, require_subject
 from milepost_ml.tracker import StepTracker
 from milepost_ml.watch import StateWatch
 
@@ -87,10 +78,10 @@ class Run:
     def __init__(
         self,
         name: str,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         *,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Loss | None = None,
         every: int,
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
@@ -109,9 +100,8 @@ class Run:
         validate_name(name)
         validate_settings(every=every, profile=profile)
         self._tolerance_ppb = read_tolerance(tolerance, every=every, stride=stride, profile=profile)
-        validate_model(model)
-        describe_optimizer(optimizer, model)
-        self._loop = make_loop(options, model)
+        self._options, self._profile = options, profile
+        self._subject = make_subject(model, optimizer, loss, options, profile)
         try:
             self.seed = make_seed(seed)
         except ValueError as error:
@@ -120,7 +110,6 @@ class Run:
         """Where the record is written; known, like `first_step`, once `batches` was called."""
         self.first_step = 0
         self._name, self._every, self._parent = name, every, Path(folder)
-        self._model, self._optimizer, self._loss = model, optimizer, loss
         self._initial = choose_start(
             initial,
             continued=parent is not None,
@@ -133,12 +122,31 @@ class Run:
         """The learning rates of every step, of a registered run."""
         self._quiet = quiet
         self._check = RunningCheck(other_threads=self._tolerance_ppb > 0) if selfcheck else None
-        self._profiles = choose_profiles(self._loop, profile)
-        self._arithmetic: Session | None = None
+        self.arithmetic: Session | None = None
+        """At work inside the loop's body; for adapters, which know when that is over."""
         self._record: tuple[Scribe, StepTracker] | None = None
         self._stopped = self._finished = False
         self._steps = 0
         self._spent = self._trained = 0.0
+
+    def bind(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss | WholeStep,
+        **options: Unpack[LoopOptions],
+    ) -> None:
+        """What a run without a model records, as the adapter of a framework found it.
+
+        Raises RecordingError.
+        """
+        if self._subject is not None:
+            raise RecordingError(
+                "this run has a model already; a run that an adapter records gets none",
+                slug="bad-plan",
+            )
+        chosen: LoopOptions = {**self._options, **options}
+        self._subject = make_subject(model, optimizer, loss, chosen, self._profile)
 
     def batches(
         self, *data: Any, batch_size: int, steps: int
@@ -151,6 +159,7 @@ class Run:
         """
         if self._record is not None:
             raise RecordingError("run.batches() was called twice; a run is one loop")
+        model, optimizer, loss, loop, profiles = require_subject(self._subject)
         tensors = make_data(data)
         validate_plan(
             records=len(tensors[0]), batch_size=batch_size, steps=steps, every=self._every
@@ -162,31 +171,29 @@ class Run:
             beginning.look_for_unfinished()
         self.seed = beginning.choose_seed(self.seed, given=self._seeded)
         profile, recipe = declare(
-            self._model,
-            self._optimizer,
-            self._loss,
+            model,
+            optimizer,
+            loss,
             tensors,
-            profiles=beginning.choose_profiles(self._profiles),
+            profiles=beginning.choose_profiles(profiles),
             seed=self.seed,
             batch_size=batch_size,
             every=self._every,
             initial=self._initial,
-            loop=self._loop,
+            loop=loop,
             say=self._say,
             tolerance_ppb=self._tolerance_ppb,
         )
         stride = beginning.choose_stride(self._stride, every=self._every)
-        recipe = set_stride(
-            recipe, stride, model=self._model, loss=self._loss, data=tensors, profile=profile
-        )
-        recipe = beginning.settle(recipe, self._optimizer, record_digests, steps)
-        beginning.set_weights(self._model, recipe)
+        recipe = set_stride(recipe, stride, model=model, loss=loss, data=tensors, profile=profile)
+        recipe = beginning.settle(recipe, optimizer, record_digests, steps)
+        beginning.set_weights(model, recipe)
         self.seed, self._rates = recipe.seed_bytes, beginning.rates
-        arithmetic = Session(profile, self._model, self._optimizer, self._loop.ema)
+        arithmetic = Session(profile, model, optimizer, loop.ema)
         try:
-            watch = StateWatch(recipe, self._model, self._optimizer, profile, self._loop.ema)
+            watch = StateWatch(recipe, model, optimizer, profile, loop.ema)
             # After the watch, which begins the averages.
-            beginning.set_optimizer(self._optimizer, self._model, profile, self._loop.ema)
+            beginning.set_optimizer(optimizer, model, profile, loop.ema)
             opened = beginning.open(watch.get_start, arrays, profile)
             self.folder, self.first_step = opened.folder, opened.progress.steps
             self._steps = self.first_step
@@ -201,22 +208,18 @@ class Run:
             arithmetic.release()
             raise
         tracker = StepTracker(
-            self._model,
-            self._optimizer,
+            model,
+            optimizer,
             watch,
             scribe.take,
             accumulate=recipe.accumulate,
             loss_dtype=profile.dtype,
             on_refusal=arithmetic.leave,
         )
-        self._record, self._arithmetic = (scribe, tracker), arithmetic
-        order = make_order(recipe)
-        planned = (
-            (number, step + 1 == steps or ends_stride(recipe, step))
-            for step in range(self.first_step, steps)
-            for number in order.get_numbers(step)
-        )
-        return self._iterate(tensors, order, planned, tracker, arithmetic)
+        self._record, self.arithmetic = (scribe, tracker), arithmetic
+        feed = Feed(recipe, tensors, loop.augment)
+        planned = feed.plan(range(self.first_step, steps))
+        return self._iterate(feed, planned, tracker, arithmetic)
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch, once a batch.
@@ -236,9 +239,9 @@ class Run:
         PyTorch computes there as it does without a run, with any operator; whatever happens to the
         model's values is not part of the record.
         """
-        if self._arithmetic is None:
+        if self.arithmetic is None:
             raise RecordingError("run.paused() belongs inside the loop over run.batches()")
-        with self._arithmetic.paused():
+        with self.arithmetic.paused():
             yield
 
     def finish(self) -> Path:
@@ -252,15 +255,15 @@ class Run:
         if self._finished:
             return self.folder
         scribe, tracker = self._record
-        assert self._arithmetic is not None
-        self._arithmetic.leave()
+        assert self.arithmetic is not None
+        self.arithmetic.leave()
         if tracker.is_open:
             self._settle()
         if scribe.stride_is_open and not self._stopped:
             scribe.end_stride(tracker.end_stride())
         self._finished = True
         tracker.detach()
-        self._arithmetic.release()
+        self.arithmetic.release()
         scribe.close()
         release_folder(self.folder)
         self._raise_error()
@@ -273,28 +276,15 @@ class Run:
     # During training -----------------------------------------------------------------------------
 
     def _iterate(
-        self,
-        tensors: tuple[torch.Tensor, ...],
-        order: Order,
-        planned: Iterable[tuple[int, bool]],
-        tracker: StepTracker,
-        arithmetic: Session,
+        self, feed: Feed, planned: Iterable[Planned], tracker: StepTracker, arithmetic: Session
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        augment = self._loop.augment
-        for number, ends in planned:
+        for each in planned:
             self._settle()
-            records = order.get_indices(number)
-            indices = torch.from_numpy(records)
-            rows = [tensor.index_select(0, indices) for tensor in tensors]
-            if augment:
-                images = rows[0].numpy()
-                images = augment_batch(images, augment, seed=self.seed, number=number)
-                rows[0] = copy_tensor(images)
+            records, rows, generator_seed = feed.get_batch(each.number)
             batch = arithmetic.convert(rows)
             if not self._stopped:
-                step = number // self._loop.accumulate
-                tracker.begin(step, records, batch, ends_stride=ends)
-            arithmetic.enter(compute_generator_seed(self.seed, number))
+                tracker.begin(each.step, records, batch, ends_stride=each.ends_stride)
+            arithmetic.enter(generator_seed)
             try:
                 yield batch
             finally:
@@ -357,17 +347,9 @@ class Run:
             scribe.error = error
             self._raise_error()
             return
-        if self._rates and recipe.steps < len(self._rates):
-            self._say(
-                f"warning: {recipe.steps} of {len(self._rates)} registered steps were done, so this"
-                " is not the run that was registered: milepost submit --unregistered"
-            )
-        share = 100 * (self._spent + tracker.seconds) / max(self._trained, 1e-9)
-        self._say(
-            f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {self.folder};"
-            f" recording took {share:.1f} % of the time."
-            f" Next: milepost submit {self.folder}"
-        )
+        assert self.folder is not None
+        share = (self._spent + tracker.seconds) / max(self._trained, 1e-9)
+        self._say(summarize(recipe, self.folder, planned=len(self._rates), share=share))
 
     def _say(self, text: str | None) -> None:
         if text is not None and not self._quiet:

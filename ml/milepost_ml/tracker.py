@@ -193,7 +193,7 @@ class StepTracker:
                 slug="one-step-per-batch",
             )
         # The hook gets opt.step's own arguments, the optimizer first.
-        if len(args) > 1 or any(value is not None for value in kwargs.values()):
+        if any(value is not None for value in (*args[1:], *kwargs.values())):
             raise RecordingError(
                 "opt.step(closure) cannot be recorded; compute loss and gradients in the loop and"
                 " call opt.step()",

@@ -115,7 +115,7 @@ class KerasRun:
         """The callback that records, for `fit`; it may go on over several calls of `fit`."""
         keras, run = load_keras().keras, self
 
-        class Recording(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+        class Recording(keras.callbacks.Callback):  # type: ignore[name-defined]
             """Takes over the training function while `fit` runs."""
 
             def on_train_begin(self, logs: Any = None) -> None:

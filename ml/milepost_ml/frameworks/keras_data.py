@@ -67,7 +67,7 @@ def make_dataset(
     """
     keras = load_keras().keras
 
-    class RunDataset(keras.utils.PyDataset):  # type: ignore[misc, name-defined]
+    class RunDataset(keras.utils.PyDataset):  # type: ignore[name-defined]
         """Batch i of the present epoch, as the run's order has it."""
 
         def __len__(self) -> int:
