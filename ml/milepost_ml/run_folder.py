@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -37,7 +37,7 @@ from milepost_ml.recipe import Recipe, get_steps
 from milepost_ml.record_files import read_state, read_steps
 from milepost_ml.refutation import GRADIENT_BYTES
 from milepost_ml.snapshots import write_tensors
-from milepost_ml.updates import Rates, append_rate
+from milepost_ml.updates import Group, Rates, append_rate
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -282,6 +282,8 @@ def find_difference(was: Begun, now: Begun) -> str:
     for field in Recipe.__struct_fields__:
         before, after = getattr(was.recipe, field), getattr(now.recipe, field)
         if before != after:
+            if field == "groups":
+                return _compare_groups(before, after)
             name = {"steps_per_interval": "every", "steps_per_digest": "stride"}.get(field, field)
             return f"{name} is {_show(after)}, and was {_show(before)} before"
     if was.rates and (was.rates, was.steps) != (now.rates, now.steps):
@@ -290,6 +292,13 @@ def find_difference(was: Begun, now: Begun) -> str:
             f" {_show(was.rates)} that were registered"
         )
     return ""
+
+
+def _compare_groups(before: Sequence[Group], after: Sequence[Group]) -> str:
+    was, now = [[group.optimizer for group in groups] for groups in (before, after)]
+    if was != now:
+        return f"optimizer is {_show(now)}, and was {_show(was)} before"
+    return "the optimizer's groups hold other parameters than before"
 
 
 def _show(value: object) -> str:
