@@ -19,12 +19,25 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from milepost import bundle, lineage
-from milepost.coverage import Coverage, describe_assurance, describe_gaps, get_coverage
+from milepost.coverage import (
+    Coverage,
+    describe_assurance,
+    describe_drift,
+    describe_election,
+    describe_gaps,
+    get_coverage,
+)
 from milepost.errors import CannotTell, WrongUsage
 from milepost.network import find_profile
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.light import Trust, verify_bundle
-from milepost_consensus.verdicts import PROFILE_MEANINGS, UNDECIDED, VALID, Verdict
+from milepost_consensus.verdicts import (
+    PROFILE_MEANINGS,
+    UNDECIDED,
+    VALID,
+    Verdict,
+    qualify_assurance,
+)
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.snapshots import compute_stored_digest, read_header
 
@@ -169,7 +182,7 @@ class _Examination:
             "model_digest": self._verdict.model_digest.hex(),
             "dataset_root": submit.dataset_root.hex(),
             "recipe": submit.recipe.hex(),
-            "assurance": self._verdict.assurance,
+            "assurance": qualify_assurance(self._verdict.assurance, self._verdict.tolerance_ppb),
             "profile": self._verdict.profile,
             "origin": self._origin,
         }
@@ -333,6 +346,9 @@ class _Examination:
             detail += f" (agreed-differed: {scores})"
         meaning = PROFILE_MEANINGS.get(verdict.profile)
         detail += f"\nprofile {verdict.profile}" + (f": {meaning}" if meaning else "")
+        detail += f"\n{describe_election(verdict)}"
+        if coverage.tolerance_ppb:
+            detail += f"\ndrift budget {describe_drift(coverage)}"
         if verdict.refuted:
             listed = ", ".join(str(refuted.interval) for refuted in verdict.refuted)
             return Check("retraced", FAIL, f"{detail}\ndo not retrace: {listed}")

@@ -119,6 +119,17 @@ class Client:
         """What the network started from, as its view."""
         return self.attempt(lambda node: _check(node.get("/v1/genesis"), Genesis))
 
+    def members(self) -> list[Answer]:
+        """Those who agree on the next block: id, name, roles, operator, and what each serves."""
+
+        def ask(node: Node) -> list[Answer]:
+            listed = node.get("/v1/members").get("members")
+            if not isinstance(listed, list) or not all(map(_is_member, listed)):
+                raise NodeFailed("/v1/members gave something else than members")
+            return listed
+
+        return self.attempt(ask)
+
     def block(self, height: int) -> Answer:
         """One block under `block`, its `certificate`, and its `id`."""
 
@@ -298,3 +309,11 @@ def _parse(status: int, body: bytes) -> Any:
         raise NodeFailed(detail)
     slug = str(problem.get("type", "")).rpartition("/")[2] or "refused"
     raise Refused(detail, slug=slug, status=status)
+
+
+def _is_member(view: Any) -> bool:
+    """Whether an entry of /v1/members has what is asked of it."""
+    if not isinstance(view, dict) or not isinstance(view.get("device_classes", 0), list | None):
+        return False
+    texts = (view.get("id"), view.get("name"), view.get("operator"))
+    return all(isinstance(text, str) for text in texts) and isinstance(view.get("roles"), int)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from milepost_consensus.audits import MILLION, compute_capture_ppm
 from milepost_consensus.members import compute_fault_limit
-from milepost_consensus.verdicts import SAMPLED, Miss, Verdict
+from milepost_consensus.tolerance import format_tolerance
+from milepost_consensus.verdicts import SAMPLED, Miss, Verdict, qualify_assurance
 
 
 class Coverage(NamedTuple):
@@ -23,10 +24,17 @@ class Coverage(NamedTuple):
     """Verifiers among whom the retrainings were dealt."""
     misses: tuple[Miss, ...]
     """The chance that altered intervals which looked ordinary escaped, for several numbers."""
+    tolerance_ppb: int = 0
+    """How far each interval may have been moved unseen, in 10^-9 of its movement."""
 
     @property
     def percent(self) -> float:
         return 100.0 * self.retraced / self.intervals if self.intervals else 0.0
+
+    @property
+    def drift_ppb(self) -> int:
+        """The drift budget n * e: what all intervals together may have been moved unseen."""
+        return self.intervals * self.tolerance_ppb
 
     @property
     def detections(self) -> dict[int, int]:
@@ -49,6 +57,8 @@ class Coverage(NamedTuple):
             "fewest_verifiers": self.smallest,
             "quorum": self.quorum,
             "detect_ppm": {str(altered): ppm for altered, ppm in self.detections.items()},
+            "tolerance_ppb": self.tolerance_ppb,
+            "drift_ppb": self.drift_ppb,
         }
 
 
@@ -63,19 +73,39 @@ def get_coverage(verdict: Verdict, *, quorum: int) -> Coverage:
         smallest=min((result.agreed + result.differed for result in answered), default=0),
         quorum=quorum,
         misses=verdict.coverage,
+        tolerance_ppb=verdict.tolerance_ppb,
+    )
+
+
+def describe_drift(coverage: Coverage) -> str:
+    """The drift budget of a run that was compared within a tolerance; empty for others."""
+    if not coverage.tolerance_ppb:
+        return ""
+    return (
+        f"{coverage.intervals} x {format_tolerance(coverage.tolerance_ppb)} ="
+        f" {coverage.drift_ppb / 1e7:.4g} % of an interval's movement"
     )
 
 
 def describe_assurance(verdict: Verdict) -> str:
-    """The assurance in words: of a sample also how large it is and what it would have missed."""
+    """The assurance in words: of a sample also how large it is and what it would have missed, and
+    within what tolerance."""
     if verdict.assurance != SAMPLED:
-        return verdict.assurance
+        return qualify_assurance(verdict.assurance, verdict.tolerance_ppb)
     retraced = sum(1 for result in verdict.retraced if result.agreed + result.differed)
     missed = next(miss.ppm for miss in verdict.coverage if miss.altered == 1)
-    return (
+    text = (
         f"SAMPLED({retraced} of {verdict.intervals}, one altered interval is missed with"
         f" {percent(missed, up=True)})"
     )
+    return qualify_assurance(text, verdict.tolerance_ppb)
+
+
+def describe_election(verdict: Verdict) -> str:
+    """Among how many the quorum was drawn: few who serve a device class collude more easily."""
+    if not verdict.verifiers:
+        return "no election"
+    return f"elected from {verdict.eligible} of {verdict.verifiers} verifiers"
 
 
 def percent(ppm: int, *, up: bool = False) -> str:
@@ -110,6 +140,13 @@ def describe_gaps(coverage: Coverage) -> list[str]:
             f"If {liars} of the {coverage.quorum} verifiers had lied together, an interval that"
             f" {coverage.smallest} of them retraced would have been theirs with probability"
             f" {percent(capture, up=True)}."
+        )
+    if coverage.tolerance_ppb:
+        lines.append(
+            "Forgeries within the tolerance cannot be excluded: every interval may have been moved"
+            f" by {format_tolerance(coverage.tolerance_ppb)} of its movement on purpose, together"
+            f" by a drift of {describe_drift(coverage)}, and what later training makes of that is"
+            " not bounded. Losses and gradients were not compared."
         )
     lines.append(
         "Whether the data is harmless or rightly used: retraining repeats the data that was"

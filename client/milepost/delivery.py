@@ -22,6 +22,7 @@ from milepost.errors import CannotTell, Refused, WrongUsage
 from milepost.network import find_network, get_signer
 from milepost.observer import Observer
 from milepost.refutations import Refuter
+from milepost.serving import find_servers, require_servers
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.light import Trust
@@ -33,7 +34,7 @@ from milepost_consensus.payloads import (
 )
 from milepost_consensus.registrations import Registration, validate_use
 from milepost_consensus.transactions import make_tx
-from milepost_consensus.verdicts import INVALID, VALID, Verdict
+from milepost_consensus.verdicts import INVALID, VALID, Verdict, qualify_assurance
 from milepost_consensus.views import from_view
 from milepost_ml.admission import build_submit
 from milepost_ml.files import FolderFiles, Manifest, encode_manifest
@@ -68,8 +69,14 @@ class Delivery(NamedTuple):
             "height": verdict.height if verdict is not None else None,
             "interval": refuted.interval if refuted is not None else None,
             "step": refuted.step if refuted is not None else None,
-            "assurance": verdict.assurance if verdict is not None else None,
+            "assurance": (
+                qualify_assurance(verdict.assurance, verdict.tolerance_ppb)
+                if verdict is not None
+                else None
+            ),
             "profile": verdict.profile if verdict is not None else None,
+            "eligible": verdict.eligible if verdict is not None else None,
+            "verifiers": verdict.verifiers if verdict is not None else None,
             "coverage": self.coverage.to_view() if self.coverage is not None else None,
             "proof": str(self.proof) if self.proof is not None else None,
             "checked_against_trust": self.checked,
@@ -84,6 +91,7 @@ def submit(
     key: str | Path | None = None,
     name: str = "",
     unregistered: bool = False,
+    few_verifiers: bool = False,
     wait: bool = False,
     timeout_seconds: float = TIMEOUT_SECONDS,
     observer: Observer | None = None,
@@ -91,10 +99,13 @@ def submit(
     """Submit a run folder; with `wait`, return once the network decided.
 
     `name` replaces the run's own name on chain, which makes it another submission; `unregistered`
-    leaves out the registration that the run has.
+    leaves out the registration that the run has; `few_verifiers` goes on where fewer than a
+    sub-quorum serve the run's device class.
 
     Raises InvalidRecord (of milepost_ml) for a broken record, Refused with the node's slug,
-    Unreachable if no node answers, CannotTell (slug undecided-yet) when the time is over first.
+    Unreachable if no node answers, MachineCannot (slug not-served or few-verifiers) before the
+    upload where too few could retrain the run, CannotTell (slug undecided-yet) when the time is
+    over first.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -113,6 +124,9 @@ def submit(
         observer.on_network({m["id"]: m["name"] for m in client.genesis()["members"]})
         sender = _Sender(client, folder, record, manifest, signer, network_id, observer)
         known = sender.find_known()
+        if known is None:
+            servers = find_servers(client, record, sender=signer.public)
+            require_servers(servers, record, few=few_verifiers)
         if known is None and record.registration:
             _validate_registered(client, folder, record, signer)
         if known is not None and known["verdict"] is not None:

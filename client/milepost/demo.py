@@ -25,7 +25,7 @@ from milepost.processes import LocalNetwork
 from milepost_consensus.light import ProofBundle
 from milepost_consensus.members import Member
 from milepost_consensus.payloads import EXACT
-from milepost_consensus.submissions import AGREES, REFUTED
+from milepost_consensus.submissions import AGREES, DISMISSED, REFUTED
 from milepost_consensus.verdicts import INVALID, VALID
 
 MARKER: Final = "demo.json"
@@ -316,10 +316,10 @@ def find_differences(runs: Sequence[Run], reports: Sequence[answers.Report]) -> 
 
 
 class Lies(NamedTuple):
-    """What one verifier stated about one run that the network found to be false."""
+    """What one verifier stated about one run and the network did not believe."""
 
     accused: tuple[int, ...]
-    """Intervals that retrace and that it accused."""
+    """Intervals that it accused: refuted, or dismissed once a panel had unmasked it."""
     vouched: tuple[int, ...]
     """Intervals that do not retrace and that it attested."""
     overruled: bool
@@ -335,7 +335,8 @@ def get_lies(run: Run, verifier: bytes) -> Lies:
                 {
                     accusation.interval
                     for accusation in submission.accusations
-                    if accusation.outcome == REFUTED and verifier in accusation.accusers
+                    if accusation.outcome in (REFUTED, DISMISSED)
+                    and verifier in accusation.accusers
                 }
             )
         ),

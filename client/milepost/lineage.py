@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from milepost.errors import Refused
 from milepost_consensus.origin import MAX_ANCESTORS, Origin
-from milepost_consensus.verdicts import FULL_REGISTERED, VALID, Verdict
+from milepost_consensus.verdicts import FULL_REGISTERED, VALID, Verdict, qualify_assurance
 from milepost_consensus.views import to_view
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _make_view(registration: View | None, made: int, parents: Sequence[View]) ->
             "submission": parent["submission"],
             "submitter": parent["sender"],
             "outcome": parent["outcome"],
-            "assurance": parent["assurance"],
+            "assurance": qualify_assurance(parent["assurance"], parent["tolerance_ppb"]),
             "height": parent["height"],
         }
         for parent in parents
@@ -123,13 +123,15 @@ def describe_gaps(view: View) -> list[str]:
         )
     if lineage and not is_registered_throughout(view):
         lines.append(
-            "The same of its ancestors: not all of them are VALID with assurance FULL+REGISTERED."
+            "The same of its ancestors: not all of them are VALID with assurance FULL+REGISTERED,"
+            " bit for bit."
         )
     return lines
 
 
 def is_registered_throughout(view: View) -> bool:
-    """Whether every parent listed is VALID with full assurance, up to the first of the line."""
+    """Whether every parent listed is VALID with full assurance and no tolerance, up to the first
+    of the line."""
     return not view["more"] and all(
         parent["outcome"] == VALID and parent["assurance"] == FULL_REGISTERED
         for parent in view["lineage"]

@@ -93,7 +93,7 @@ class LocalNetwork:
         seconds: float = READY_SECONDS,
         on_ready: Callable[[NodeHome], None] = lambda home: None,
     ) -> None:
-        """Return once every node is ready and knows what it can retrain; `on_ready` hears of each.
+        """Return once every node is ready and stated what it retrains; `on_ready` hears of each.
 
         Raises MachineCannot (slug node-died) if one ends first, Unreachable if one takes too long.
         """
@@ -158,9 +158,10 @@ def _keep_tail(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
 
 
 def _can_retrain(http: httpx.Client, url: str) -> bool:
-    """Whether the node has found out which device classes it repeats; until then it is idle."""
+    """Whether the node has stated on chain what it repeats; until then it is not elected for it."""
     try:
-        return bool(http.get(f"{url}/v1/status").json().get("device_classes"))
+        status = http.get(f"{url}/v1/status").json()
+        return bool(status.get("device_classes") and status.get("serves"))
     except (httpx.HTTPError, ValueError):
         return False
 

@@ -8,12 +8,11 @@ docs/spec/rules.md.
 
 from __future__ import annotations
 
-from typing import Final
-
 from msgspec.structs import replace
 
+from milepost_consensus.distances import validate_answer, validate_beyond, validate_distance
 from milepost_consensus.duties import Terms
-from milepost_consensus.encoding import validate_digest, validate_uint
+from milepost_consensus.encoding import validate_digest
 from milepost_consensus.errors import InvalidTransaction
 from milepost_consensus.merkle import verify_path
 from milepost_consensus.payloads import (
@@ -35,6 +34,7 @@ from milepost_consensus.submissions import (
     AGREES,
     DECIDED,
     DIFFERS,
+    DISMISSED,
     LAZY,
     MISSED,
     OPEN,
@@ -45,9 +45,7 @@ from milepost_consensus.submissions import (
     PanelAnswer,
     Submission,
 )
-
-MAX_DISTANCE_PPM: Final = 10**12
-"""Distances are capped by whoever measures them: a million times the interval's movement."""
+from milepost_consensus.tolerance import TOLERANCE
 
 
 def find_accusation(submission: Submission, *, interval: int, step: int) -> Accusation | None:
@@ -101,12 +99,12 @@ def apply_attest(
             f"the work digest covers step {attest.work_step}, the duty names {duty.work_step}"
         )
     validate_digest("work_digest", attest.work_digest)
-    validate_uint("distance_ppm", attest.distance_ppm, high=MAX_DISTANCE_PPM)
+    validate_distance(submission.submit, attest.distance_ppb, agrees=bool(attest.agrees))
     answered = replace(
         duty,
         answer=AGREES if attest.agrees else DIFFERS,
         work_digest=attest.work_digest if attest.agrees else b"",
-        distance_ppm=attest.distance_ppm,
+        distance_ppb=attest.distance_ppb,
         height=height,
     )
     duties = (*submission.duties[:position], answered, *submission.duties[position + 1 :])
@@ -116,15 +114,16 @@ def apply_attest(
 def apply_witness(
     submission: Submission, witness: Witness, terms: Terms, *, sender: bytes, height: int
 ) -> Submission:
-    """R11: any verifier but the submitter accuses one step of an interval, once per interval."""
+    """R11: one of the panel, but not the submitter, accuses a step, once per interval."""
     _validate_accuser(submission, witness, terms, sender=sender)
     validate_witness(witness)
-    validate_uint("distance_ppm", witness.distance_ppm, high=MAX_DISTANCE_PPM)
+    validate_distance(submission.submit, witness.distance_ppb, agrees=False)
     if not 0 <= witness.interval < get_interval_count(submission.submit):
         raise InvalidTransaction(f"the run has no interval {witness.interval}")
     steps = get_interval_steps(submission.submit, witness.interval)
     if witness.step not in steps:
         raise InvalidTransaction(f"step {witness.step} is not in interval {witness.interval}")
+    validate_beyond(submission.submit, witness, steps=steps)
     verify_path(
         submission.submit.step_roots[witness.interval],
         witness.leaf,
@@ -137,7 +136,7 @@ def apply_witness(
             duty,
             answer=DIFFERS,
             work_digest=b"",
-            distance_ppm=witness.distance_ppm,
+            distance_ppb=witness.distance_ppb,
             height=height,
         )
         if (duty.interval, duty.verifier) == (witness.interval, sender)
@@ -145,7 +144,7 @@ def apply_witness(
         else duty
         for duty in submission.duties
     )
-    accusations = _add_accuser(submission, witness, terms, sender)
+    accusations = _add_accuser(submission, witness, sender)
     return replace(submission, duties=duties, accusations=accusations)
 
 
@@ -172,11 +171,20 @@ def _validate_accuser(
             f"witnesses are heard while retracing, the submission is {submission.phase}",
             slug="closed",
         )
+    _validate_panelist(submission, sender)
 
 
-def _add_accuser(
-    submission: Submission, witness: Witness, terms: Terms, sender: bytes
-) -> tuple[Accusation, ...]:
+def _validate_panelist(submission: Submission, sender: bytes) -> None:
+    """R11, R12: who could not repeat the arithmetic at the election decides nothing about it."""
+    if sender not in submission.panel:
+        raise InvalidTransaction(
+            f"{sender.hex()[:8]} did not serve {submission.submit.device_class} when the verifiers"
+            " of this submission were elected",
+            slug="not-on-panel",
+        )
+
+
+def _add_accuser(submission: Submission, witness: Witness, sender: bytes) -> tuple[Accusation, ...]:
     """The accusations with the witness in them; everybody has one answer about a step."""
     found = find_accusation(submission, interval=witness.interval, step=witness.step)
     answer = PanelAnswer(sender, witness.recomputed)
@@ -189,12 +197,14 @@ def _add_accuser(
             leaf=witness.leaf,
             pre_state=witness.pre_state,
             accusers=(sender,),
-            answers=(own, answer) if terms.is_verifier(submission.sender) else (answer,),
+            answers=(own, answer) if submission.sender in submission.panel else (answer,),
         )
         return (*submission.accusations, first)
     known = any(a.verifier == sender for a in found.answers)
     joined = replace(
         found,
+        # Heard again; dismissed anew with the block if this one is not believed either (R17).
+        outcome=OPEN if found.outcome == DISMISSED else found.outcome,
         accusers=(*found.accusers, sender),
         answers=found.answers if known else (*found.answers, answer),
     )
@@ -209,6 +219,12 @@ def apply_work_refutation(
     Who lies about one interval is believed about none: all its agreeing answers are lazy.
     """
     validate_work_refutation(refutation)
+    if submission.submit.profile == TOLERANCE:
+        raise InvalidTransaction(
+            f"under profile {TOLERANCE} another machine gets other gradients, so a work digest"
+            " shows nothing",
+            slug="nothing-to-refute",
+        )
     if sender != submission.sender and not terms.is_verifier(sender):
         raise InvalidTransaction(
             "work is refuted by verifiers and by the submission's own submitter",
@@ -270,7 +286,7 @@ def _verify_committed(submission: Submission, refutation: WorkRefutation, step: 
 
 
 def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) -> Submission:
-    """R12: any verifier says once what it got for an accused step, as long as that is open."""
+    """R12: one of the panel says once what it got for an accused step, as long as that is open."""
     validate_digest("recomputed", vote.recomputed)
     found = find_accusation(submission, interval=vote.interval, step=vote.step)
     if found is None:
@@ -283,7 +299,9 @@ def apply_panel_vote(submission: Submission, vote: PanelVote, *, sender: bytes) 
             f"step {vote.step}: this verifier has answered already", slug="already-said"
         )
     if submission.phase == DECIDED or found.outcome != OPEN:
-        raise InvalidTransaction(f"step {vote.step} is settled already", slug="closed")
+        raise InvalidTransaction(f"the panel on step {vote.step} is closed", slug="closed")
+    _validate_panelist(submission, sender)
+    validate_answer(submission.submit, vote.recomputed, leaf=found.leaf)
     joined = replace(found, answers=(*found.answers, PanelAnswer(sender, vote.recomputed)))
     return replace(
         submission,

@@ -41,6 +41,7 @@ from milepost_consensus.payloads import (
     MemberUpdate,
     OnionRefresh,
     Register,
+    Serve,
     Submit,
     Witness,
     WorkRefutation,
@@ -55,6 +56,7 @@ from milepost_consensus.registrations import (
     validate_parent,
     validate_use,
 )
+from milepost_consensus.services import apply_serve, get_served
 from milepost_consensus.standings import (
     Standing,
     is_mixed,
@@ -85,6 +87,7 @@ def get_terms(state: LedgerState) -> Terms:
         barred=frozenset(
             s.id for s in state.standings.values() if s.lies >= state.params.max_strikes
         ),
+        served=get_served(state.standings.values()),
     )
 
 
@@ -220,7 +223,7 @@ class Draft:
     # Transactions --------------------------------------------------------------------------------
 
     def _apply_governance(self, sender: bytes, payload: Governance) -> None:
-        """R23 to R25."""
+        """R23 to R25, R29."""
         if isinstance(payload, MemberUpdate):
             self._membership = apply_update(
                 payload,
@@ -232,6 +235,8 @@ class Draft:
             return
         if isinstance(payload, OnionRefresh):
             standing = apply_refresh(payload, self._get_standing(sender), height=self._height)
+        elif isinstance(payload, Serve):
+            standing = apply_serve(payload, self._get_standing(sender))
         else:
             standing = apply_evidence(
                 payload,
@@ -277,6 +282,7 @@ class Draft:
     def _make_submission(self, sender: bytes, submit: Submit) -> Submission:
         """R8: a well-formed record of a model that is not on the chain yet."""
         validate_submit(submit)
+        self._check_served(sender, submit)
         submission_id = compute_submission_id(sender, submit, self._base.network)
         if submission_id in self._base.submissions or submission_id in self._submissions:
             raise InvalidTransaction("this very submission is on the chain", slug="duplicate")
@@ -303,6 +309,13 @@ class Draft:
             deadline=self._height + self._base.params.hold_window,
             registrations=registrations,
         )
+
+    def _check_served(self, sender: bytes, submit: Submit) -> None:
+        """R8: what nobody can retrain is refused at once, and not undecided much later."""
+        if not self._terms.get_servers(sender, submit):
+            raise InvalidTransaction(
+                f"no verifier of another operator serves {submit.device_class}", slug="not-served"
+            )
 
     def _apply_answer(self, sender: bytes, payload: Answer) -> Submission:
         """R9 to R12, R26: an answer about a submission on the chain."""

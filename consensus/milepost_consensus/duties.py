@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from msgspec.structs import replace
 
 from milepost_consensus.election import compute_work_step
 from milepost_consensus.members import VERIFIER, Member
+from milepost_consensus.panels import find_contradicted
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import Submit, get_interval_steps
-from milepost_consensus.submissions import AGREES, LAZY, MISSED, OPEN, REFUTED, Duty, Submission
+from milepost_consensus.services import is_served
+from milepost_consensus.submissions import AGREES, LAZY, MISSED, OPEN, Duty, Submission
 
 MAX_STRETCH: Final = 1_000_000
 """Heights that slow steps can add to a retracing window: a day at ten blocks a second."""
@@ -31,27 +33,32 @@ class Terms:
     params: Params
     members: Mapping[bytes, Member]
     verifiers: tuple[Member, ...]
-    """All members that can retrain, by id; the panel."""
+    """All members that can retrain something, by id."""
     hold_quorum: int
     """Validators that must hold a record before its election."""
     jailed: frozenset[bytes] = frozenset()
     """Members that are not elected."""
     barred: frozenset[bytes] = frozenset()
     """Members that accuse nobody any more."""
-
-    @property
-    def panel_majority(self) -> int:
-        """Equal answers that settle an accusation: more than half of all verifiers."""
-        return len(self.verifiers) // 2 + 1
+    served: Mapping[bytes, frozenset[str]] = field(default_factory=dict)
+    """The device classes of every verifier that stated any (R29)."""
 
     def is_verifier(self, member_id: bytes) -> bool:
-        """Whether a member sits on the panel."""
+        """Whether a member can retrain something."""
         return bool(self.members[member_id].roles & VERIFIER)
 
-    def get_eligible(self, submitter: bytes) -> list[bytes]:
-        """Verifiers that may be elected (R14): not the submitter or of its operator, not jailed."""
+    def get_panel(self, submit: Submit) -> tuple[bytes, ...]:
+        """Verifiers that repeat a run's arithmetic, by id."""
+        return tuple(m.id for m in self.verifiers if is_served(self.served, m.id, submit))
+
+    def get_servers(self, submitter: bytes, submit: Submit) -> list[bytes]:
+        """Those of them that are not of the submitter's operator (R8)."""
         operator = self.members[submitter].operator
-        return [m.id for m in self.verifiers if m.operator != operator and m.id not in self.jailed]
+        return [v for v in self.get_panel(submit) if self.members[v].operator != operator]
+
+    def get_eligible(self, submitter: bytes, submit: Submit) -> list[bytes]:
+        """Those of them that are not jailed: they may be elected (R14)."""
+        return [v for v in self.get_servers(submitter, submit) if v not in self.jailed]
 
 
 def get_required(submission: Submission, interval: int, terms: Terms) -> int:
@@ -81,27 +88,29 @@ def mark_missed(submission: Submission) -> tuple[Submission, dict[int, int]]:
     return replace(submission, duties=duties), dict(sorted(missed.items()))
 
 
-def find_replacements(submission: Submission, needs: Mapping[int, int]) -> tuple[Duty, ...]:
+def find_replacements(
+    submission: Submission, needs: Mapping[int, int], terms: Terms
+) -> tuple[Duty, ...]:
     """New duties for verifiers not yet on the interval (R15); fewer than needed if none is left.
 
     Standbys come before the quorum, members that missed nothing before those that did, little
     work before much, then the order of the shuffle.  Never a fresh draw: abstaining must not
     re-roll the dice.  Whoever a panel of this submission proved wrong, as accuser or in its answer,
-    or was lazy is passed over: the first false accusation unmasks all who support it.  Work steps
-    are drawn anew: refuting a lazy answer made the gradient of one known.
+    or was lazy is passed over: the first false accusation unmasks all who support it; and so is
+    who does not serve the run's device class any more.  Work steps are drawn anew: refuting a lazy
+    answer made the gradient of one known.
     """
-    order = (*submission.standbys, *submission.quorum)
+    order = tuple(
+        verifier
+        for verifier in (*submission.standbys, *submission.quorum)
+        if is_served(terms.served, verifier, submission.submit)
+    )
     place = {verifier: position for position, verifier in enumerate(order)}
     missed = {duty.verifier for duty in submission.duties if duty.answer == MISSED}
     load = Counter(duty.verifier for duty in submission.duties)
     busy = {(duty.interval, duty.verifier) for duty in submission.duties}
-    discredited = {
-        answer.verifier
-        for accusation in submission.accusations
-        if accusation.outcome == REFUTED
-        for answer in accusation.answers
-        if answer.recomputed != accusation.leaf
-    } | {duty.verifier for duty in submission.duties if duty.answer == LAZY}
+    lazy = {duty.verifier for duty in submission.duties if duty.answer == LAZY}
+    discredited = find_contradicted(submission) | lazy
     found: list[Duty] = []
     for interval, need in sorted(needs.items()):
         candidates = sorted(

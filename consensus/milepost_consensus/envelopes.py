@@ -19,6 +19,7 @@ from milepost_consensus.transactions import (
     PANEL_VOTE,
     REFUTE_WORK,
     REGISTER,
+    SERVE,
     SUBMIT,
     WITNESS,
     Payload,
@@ -41,6 +42,7 @@ _ROLES: Final = {
     EVIDENCE: VALIDATOR,
     MEMBER_UPDATE: VALIDATOR,
     ONION_REFRESH: VALIDATOR,
+    SERVE: VERIFIER,
 }
 
 

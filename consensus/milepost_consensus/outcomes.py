@@ -9,16 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from milepost_consensus.duties import Terms, get_required
+from milepost_consensus.panels import find_contradicted
 from milepost_consensus.payloads import get_interval_count
 from milepost_consensus.submissions import (
     AGREES,
     DIFFERS,
-    REFUTED,
     UNSETTLED,
     UPHELD,
     Accusation,
     Submission,
 )
+from milepost_consensus.tolerance import format_tolerance
 from milepost_consensus.verdicts import (
     ANCHORED_ONLY,
     FULL,
@@ -34,10 +35,10 @@ from milepost_consensus.verdicts import (
 )
 
 
-def get_truth(accusation: Accusation, terms: Terms) -> bytes | None:
-    """The digest that more than half of all verifiers got for the accused step (R17)."""
+def get_truth(accusation: Accusation, submission: Submission) -> bytes | None:
+    """The digest that more than half of the panel got for the accused step (R17)."""
     counts = Counter(answer.recomputed for answer in accusation.answers)
-    return next((d for d, n in counts.items() if n >= terms.panel_majority), None)
+    return next((d for d, n in counts.items() if n >= submission.panel_majority), None)
 
 
 def decide_valid(submission: Submission, terms: Terms, *, height: int) -> Verdict:
@@ -61,10 +62,14 @@ def decide_invalid(submission: Submission, terms: Terms, *, height: int) -> Verd
         )
     )
     first = refuted[0]
-    reason = (
-        f"interval {first.interval} does not retrace:"
-        f" step {first.step} does not follow from the submitter's own state"
+    submit = submission.submit
+    what = (
+        f"it ends further than {format_tolerance(submit.tolerance_ppb)} of its movement from where"
+        " the submitter's own state leads"
+        if submit.tolerance_ppb
+        else f"step {first.step} does not follow from the submitter's own state"
     )
+    reason = f"interval {first.interval} does not retrace: {what}"
     return _make_verdict(
         submission, terms, outcome=INVALID, reason=reason, height=height, refuted=refuted
     )
@@ -104,8 +109,11 @@ def decide_unseeded(submission: Submission, terms: Terms, *, height: int) -> Ver
 
 
 def decide_no_verifier(submission: Submission, terms: Terms, *, height: int) -> Verdict:
-    """UNDECIDED: every verifier is the submitter or of its operator, or in jail (R14)."""
-    reason = "no verifier can be elected: all are of the submitter's operator or in jail"
+    """UNDECIDED: nobody serves the run but the submitter's operator and who is in jail (R14)."""
+    reason = (
+        "no verifier can be elected: all who retrain this device class are of the submitter's"
+        " operator or in jail"
+    )
     return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
 
 
@@ -116,7 +124,7 @@ def decide_unsettled(submission: Submission, terms: Terms, *, height: int) -> Ve
     )
     reason = (
         f"the verifiers could not settle whether step {step} of interval {interval} follows:"
-        f" no result reached {terms.panel_majority} of {len(terms.verifiers)}"
+        f" no result reached {submission.panel_majority} of {len(submission.panel)}"
     )
     return _make_verdict(submission, terms, outcome=UNDECIDED, reason=reason, height=height)
 
@@ -155,25 +163,18 @@ def get_results(submission: Submission) -> tuple[IntervalResult, ...]:
     )
 
 
-def get_overruled(submission: Submission, terms: Terms) -> tuple[bytes, ...]:
+def get_overruled(submission: Submission) -> tuple[bytes, ...]:
     """Verifiers that the panel contradicted, by id (R18).
 
     These accused falsely, recomputed a step to something else than the panel, or attested an
     interval that was refuted.  The submitter's own commitment is not a verifier's answer.
     """
-    wrong: set[bytes] = set()
-    for accusation in submission.accusations:
-        if accusation.outcome == REFUTED:
-            wrong.update(accusation.accusers)
-        if accusation.outcome == UPHELD:
-            wrong.update(
-                duty.verifier
-                for duty in submission.duties
-                if duty.interval == accusation.interval and duty.answer == AGREES
-            )
-        truth = get_truth(accusation, terms)
-        if truth is not None:
-            wrong.update(a.verifier for a in accusation.answers if a.recomputed != truth)
+    refuted = {a.interval for a in submission.accusations if a.outcome == UPHELD}
+    wrong = find_contradicted(submission) | {
+        duty.verifier
+        for duty in submission.duties
+        if duty.interval in refuted and duty.answer == AGREES
+    }
     return tuple(sorted(wrong - {submission.sender}))
 
 
@@ -207,12 +208,15 @@ def _make_verdict(
         intervals=intervals,
         retraced=results,
         refuted=refuted,
-        overruled=get_overruled(submission, terms),
+        overruled=get_overruled(submission),
         seed=submission.seed,
         anchored_height=submission.anchored_height,
         height=height,
         registration=submit.registration,
         parent=submit.parent,
         registrations=submission.registrations,
+        eligible=len(submission.quorum) + len(submission.standbys),
+        verifiers=submission.verifiers,
         coverage=compute_coverage(results, intervals=intervals, rule=terms.params.rule),
+        tolerance_ppb=submit.tolerance_ppb,
     )

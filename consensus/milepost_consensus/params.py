@@ -10,6 +10,12 @@ MAX_MEMBERS = 1_000
 MAX_INTERVALS = 2_048
 """Duties, roots and flags are kept per interval in every block that touches a submission."""
 MAX_STEPS_PER_INTERVAL = 100_000
+MAX_TOLERANCE_PPB = 10_000_000
+"""A hundredth of an interval's movement: further, a bound would let poison through."""
+MAX_TOLERANCE_STEPS = 10
+"""Steps in an interval that is compared within a tolerance.  The noise of the arithmetic grows with
+them while the share of one poisoned example shrinks: in a network with batch normalisation from a
+200th of it after one step to a third after ten (docs/decisions/0010-tolerance.md)."""
 MAX_STEP_US = 600_000_000
 """Ten minutes: a submitter cannot stretch a window without bound by declaring slow steps."""
 MAX_RECORDS = 2**40
@@ -18,6 +24,8 @@ MAX_LINKS = 2**32
 """Reveals that an onion may promise."""
 MAX_AUDITORS = 16
 """Beyond that a larger sub-quorum for every interval is what is meant."""
+MAX_DEVICE_CLASSES = 16
+"""That one verifier serves: a few profiles and every build and device it can retrain with."""
 MAX_BLOCK_TRANSACTIONS = 1_000
 MAX_BLOCK_BYTES = 8 * 1024 * 1024
 MAX_PATH = 64

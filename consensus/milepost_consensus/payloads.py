@@ -30,12 +30,16 @@ from milepost_consensus.params import (
     MAX_SUBMISSION_BYTES,
 )
 from milepost_consensus.step_digests import compute_state_digest
+from milepost_consensus.tolerance import TOLERANCE, validate_tolerance
 
 EXACT: Final = "exact"
 ROUNDED: Final = "rounded"
 CLASS: Final = "class"
 PROFILES: Final = (EXACT, ROUNDED, CLASS)
-"""Arithmetic profiles that this release can retrain, the strongest first."""
+"""Arithmetic profiles under which retraining repeats all bits, the strongest first."""
+KNOWN_PROFILES: Final = (*PROFILES, TOLERANCE)
+"""Every profile that this release can retrain; the last compares within a bound, and only where
+the recipe asks for it by name."""
 
 LOSS_BYTES: Final = 4
 
@@ -78,6 +82,9 @@ class Submit(Wire, frozen=True):
     """The registration whose seed the run used; empty for a run that was not registered."""
     parent: bytes = b""
     """The submission whose model the run started from; empty if it started from none."""
+    tolerance_ppb: Uint = 0
+    """For profile `tolerance`: how far, in 10^-9 of its movement, the end of an interval may lie
+    from where retraining it from its own snapshot ends; 0 for all others."""
 
 
 class Register(Wire, frozen=True):
@@ -115,8 +122,9 @@ class Attest(Wire, frozen=True):
     agrees: Uint
     work_step: Uint
     work_digest: bytes
-    distance_ppm: Uint
-    """Distance of the retrained end state from the snapshot, in 10^-6 of the movement."""
+    distance_ppb: Uint
+    """For profile `tolerance`: how far the retrained end lies from the submitted one, in 10^-9 of
+    the movement; 0 for all others."""
 
 
 class Witness(Wire, frozen=True):
@@ -125,6 +133,8 @@ class Witness(Wire, frozen=True):
     `leaf` is the committed step digest with its inclusion path under the interval's root,
     `recomputed` the digest the sender got from the same state and batch.  `pre_state` names the
     blob with the state before the step (32 zero bytes where it is the interval's own snapshot).
+    Under profile `tolerance` the step is the interval's last and stands for the whole of it, and
+    `recomputed` is the digest "beyond" of the leaf, the same for everybody.
     """
 
     submission: bytes
@@ -134,7 +144,7 @@ class Witness(Wire, frozen=True):
     path: tuple[bytes, ...]
     pre_state: bytes
     recomputed: bytes
-    distance_ppm: Uint
+    distance_ppb: Uint
 
 
 class WorkRefutation(Wire, frozen=True):
@@ -192,6 +202,17 @@ class MemberUpdate(Wire, frozen=True):
     approvals: tuple[Approval, ...] = ()
 
 
+class Serve(Wire, frozen=True):
+    """The device classes whose arithmetic the sender repeats, and no others from now on.
+
+    In ascending order, each once.  `statement` counts the sender's statements, so that an old one
+    cannot be said again.
+    """
+
+    statement: Uint
+    device_classes: tuple[str, ...]
+
+
 class OnionRefresh(Wire, frozen=True):
     """A new onion in the place of the sender's used one.
 
@@ -231,7 +252,7 @@ def validate_device_class(profile: str, device_class: str) -> None:
     the one that retraining would use.
     """
     family = device_class.partition("/")[0]
-    if family != profile if profile != CLASS else family in (EXACT, ROUNDED):
+    if family != profile if profile != CLASS else family in (EXACT, ROUNDED, TOLERANCE):
         raise InvalidTransaction(
             f"device class {device_class!r} does not belong to arithmetic profile {profile!r}",
             slug="bad-profile",
@@ -242,9 +263,9 @@ def validate_submit(submit: Submit) -> None:
     """Raises InvalidInput unless a submission is well formed in itself (no state needed)."""
     validate_text("name", submit.name)
     validate_text("device_class", submit.device_class, empty=True)
-    if submit.profile not in PROFILES:
+    if submit.profile not in KNOWN_PROFILES:
         raise InvalidTransaction(
-            f"arithmetic profile {submit.profile!r} is not one of {', '.join(PROFILES)}",
+            f"arithmetic profile {submit.profile!r} is not one of {', '.join(KNOWN_PROFILES)}",
             slug="bad-profile",
         )
     validate_device_class(submit.profile, submit.device_class)
@@ -252,6 +273,9 @@ def validate_submit(submit: Submit) -> None:
     validate_uint("size_bytes", submit.size_bytes, low=1, high=MAX_SUBMISSION_BYTES)
     validate_uint(
         "steps_per_interval", submit.steps_per_interval, low=1, high=MAX_STEPS_PER_INTERVAL
+    )
+    validate_tolerance(
+        submit.profile, submit.tolerance_ppb, steps_per_interval=submit.steps_per_interval
     )
     validate_uint("steps", submit.steps, low=1, high=MAX_INTERVALS * MAX_STEPS_PER_INTERVAL)
     validate_uint("step_us", submit.step_us, high=MAX_STEP_US)

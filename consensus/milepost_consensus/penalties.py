@@ -29,7 +29,8 @@ def apply_verdict(
     """R27: the standings that a verdict changes.
 
     Only `exact` arithmetic strikes the overruled: with the others an honest machine may get other
-    bits.  Silence about profile `class` is no fault: few machines can repeat it.
+    bits, or stand on the other side of a bound.  Silence about profile `class` is no fault: few
+    machines can repeat it.
     """
     changed: dict[bytes, Standing] = {}
     if submission.submit.profile == EXACT:

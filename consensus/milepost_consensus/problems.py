@@ -114,8 +114,8 @@ PROBLEMS: dict[str, Problem] = {
         "Arithmetic profile unknown",
         "Verifiers can only repeat arithmetic they implement. The profile named in the submission"
         " is none of these.",
-        "Record with a profile that `milepost status` lists for the network: `exact`, `rounded` or"
-        " `class`.",
+        "Record with a profile that `milepost status` lists for the network: `exact`, `rounded`,"
+        " `class` or `tolerance`.",
     ),
     "bad-proof": Problem(
         "Proof inconsistent",
@@ -152,6 +152,16 @@ PROBLEMS: dict[str, Problem] = {
         "The signature was not made by the stated key over these bytes for this network. The"
         " usual causes are a key of another network or bytes changed on the way.",
         "Check which key the command used (`--key`) and that the network id is the one you meant.",
+    ),
+    "bad-tolerance": Problem(
+        "Tolerance cannot be used",
+        "Profile `tolerance` accepts an interval whose end lies within a share of its movement from"
+        " where a verifier's retraining ends. Above 1e-2, or over more than ten steps, the noise of"
+        " an honest machine and the effect of one poisoned example are alike, so that the verdict"
+        " would mean nothing. The other profiles compare all bits and have no tolerance.",
+        "Record with `every=` 10 or less and a `tolerance=` from 1e-9 to 1e-2, or with another"
+        " profile and no tolerance. Models with batch normalisation need `every=1`. `exact` gives"
+        " every machine the same bits.",
     ),
     "bad-transaction": Problem(
         "Transaction refused",
@@ -225,7 +235,7 @@ PROBLEMS: dict[str, Problem] = {
     "device-class": Problem(
         "This machine cannot repeat the arithmetic",
         "A run of profile `class` repeats bit for bit only on the device class on which it was"
-        " recorded; runs of profile `exact` or `rounded` need a verifier that knows their version."
+        " recorded; runs of the other profiles need a verifier that knows their version."
         " A verifier that does not stays silent, because its answer would be wrong.",
         "Record with profile `exact`, which every processor repeats, or with what the network's"
         " verifiers retrain (`milepost status` lists it).",
@@ -249,6 +259,15 @@ PROBLEMS: dict[str, Problem] = {
         "A transaction names the last height at which a block may carry it, and may not look"
         " further ahead than the nodes remember.",
         "Sign and send it again; the command does that by itself.",
+    ),
+    "few-verifiers": Problem(
+        "Few can retrain this device class",
+        "A run is retraced by verifiers that stated on chain that they serve its device class."
+        " Fewer of them than a sub-quorum has are of another operator than the submitter's. The"
+        " network would take the run, and the verdict would say of how many verifiers its quorum"
+        " was elected: the fewer, the easier they collude.",
+        "Record with profile `exact` or `rounded`, which every machine repeats; `milepost status`"
+        " lists who serves what. To submit nevertheless, add `--few-verifiers`.",
     ),
     "folder-in-use": Problem(
         "Folder holds something else",
@@ -303,6 +322,16 @@ PROBLEMS: dict[str, Problem] = {
         "Others on this machine can read the key file and could sign in its name.",
         "Make it yours alone with chmod 600. If somebody may have read it, have the network"
         " replace the key.",
+    ),
+    "known-answer-failed": Problem(
+        "This machine computes otherwise than it vouched for",
+        "Before it retrains, a node computes a short training of which the result is known. It got"
+        " another one: PyTorch was replaced, a setting or a thread count changed, the machine moved"
+        " to another processor, or memory is failing. The node refuses such tasks and withdraws the"
+        " device class on chain, because its answers would be wrong and be struck.",
+        "Look at what changed on the machine: packages, environment variables such as"
+        " ATEN_CPU_CAPABILITY, the processor. Undo it, or test the memory, and start the node"
+        " again; it then states anew what it repeats.",
     ),
     "mempool-full": Problem(
         "Too many transactions wait",
@@ -452,6 +481,14 @@ PROBLEMS: dict[str, Problem] = {
         "This node has nothing under that name.",
         "Check the name; a node that is still catching up may have it later.",
     ),
+    "not-on-panel": Problem(
+        "Not on the panel",
+        "An accused step is settled by the verifiers that served the run's device class when its"
+        " verifiers were elected. Who joined or stated the class later, or could not repeat the"
+        " arithmetic then, decides nothing about it.",
+        "Nothing to do for this submission. A node states what it serves by itself; compare"
+        " `milepost status`.",
+    ),
     "not-recordable": Problem(
         "Run cannot be recorded",
         "The training script does something that a record cannot hold.",
@@ -482,6 +519,14 @@ PROBLEMS: dict[str, Problem] = {
         "Do not use the model as what it is said to be. The submitter may find the cause by"
         " recording the run again and comparing the interval named.",
     ),
+    "not-served": Problem(
+        "Nobody retrains this device class",
+        "A run is retraced by verifiers that stated on chain that they serve its device class and"
+        " that another operator than the submitter's runs. There is none, so the submission would"
+        " only end undecided.",
+        "Record with profile `exact` or `rounded`, which every machine repeats, or with what"
+        " `milepost status` lists; or ask the network's operators to run a machine of this class.",
+    ),
     "not-your-duty": Problem(
         "Interval dealt to others",
         "The election deals every interval to certain verifiers, and only these can attest"
@@ -492,7 +537,8 @@ PROBLEMS: dict[str, Problem] = {
     "nothing-to-refute": Problem(
         "Nothing to refute",
         "A work refutation shows that a verifier's work digest is wrong. This verifier did not say"
-        " that it retrained the interval, or its digest is right.",
+        " that it retrained the interval, or its digest is right, or the run is of profile"
+        " `tolerance`, under which every machine has gradients of its own.",
         "Nothing to do: somebody else refuted it first, or the interval was retraced as it should"
         " be.",
     ),
@@ -701,11 +747,12 @@ PROBLEMS: dict[str, Problem] = {
         "Submit the model as it was trained: put back the file that the recorder wrote.",
     ),
     "wrong-attempt": Problem(
-        "Registrations counted wrong",
+        "Counted wrong",
         "A registration says how many its sender made before, so that asking again for a seed"
-        " shows. The chain counts another number.",
-        "Register again; the client asks the chain for the number. If you see it often, somebody"
-        " else may use the key.",
+        " shows; so does a verifier's statement of what it serves, so that an old one cannot be"
+        " said again. The chain counts another number.",
+        "Register again; the client asks the chain for the number, as a node does for its"
+        " statements. If you see it often, somebody else may use the key.",
     ),
     "wrong-initial-weights": Problem(
         "Other initial weights than declared",

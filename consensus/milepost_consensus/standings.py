@@ -43,6 +43,10 @@ class Standing(Wire, frozen=True):
     """Submissions in a row of which the member answered no duty."""
     registrations: Uint = 0
     """Registrations that the member made."""
+    device_classes: tuple[str, ...] = ()
+    """What the verifier serves, by its last statement."""
+    statements: Uint = 0
+    """Statements of what it serves; without one it serves what every machine can."""
     jailed_until: Uint = 0
     """The last height at which the member is not elected."""
 

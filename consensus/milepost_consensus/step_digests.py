@@ -29,6 +29,12 @@ def compute_work_digest(verifier: bytes, gradient: bytes) -> bytes:
     return compute_digest("work", verifier + gradient)
 
 
+def compute_beyond_digest(leaf: bytes) -> bytes:
+    """What everybody answers, under profile `tolerance`, about a step digest whose interval ends
+    beyond the bound.  Retrained bits differ, so the answer is one of two: the leaf, or this."""
+    return compute_digest("beyond", leaf)
+
+
 def compute_step_digest(
     *, pre: bytes, batch: bytes, gradient: bytes, loss: bytes, post: bytes
 ) -> bytes:

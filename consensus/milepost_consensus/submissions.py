@@ -16,7 +16,7 @@ RETRACING: Final = "retracing"
 WITNESSING: Final = "witnessing"
 """All duties are answered; the last chance to point at a wrong step."""
 PANEL: Final = "panel"
-"""All verifiers recompute the accused steps."""
+"""The verifiers of its device class recompute the accused steps."""
 DECIDED: Final = "decided"
 
 OPEN: Final = ""
@@ -29,7 +29,9 @@ LAZY: Final = "lazy"
 UPHELD: Final = "upheld"
 REFUTED: Final = "refuted"
 UNSETTLED: Final = "unsettled"
-"""No digest reached a majority of all verifiers."""
+"""No digest reached a majority of the panel."""
+DISMISSED: Final = "dismissed"
+"""Never settled: a panel about another step proved everybody wrong who made it."""
 
 
 class Duty(Wire, frozen=True):
@@ -45,7 +47,7 @@ class Duty(Wire, frozen=True):
     """"" (open), "agrees", "differs", "missed" or "lazy"."""
     work_digest: bytes = b""
     """Of an answer that agrees."""
-    distance_ppm: Uint = 0
+    distance_ppb: Uint = 0
     height: Uint = 0
     """Where the answer stands."""
 
@@ -67,7 +69,7 @@ class Accusation(Wire, frozen=True):
     accusers: tuple[bytes, ...]
     answers: tuple[PanelAnswer, ...]
     outcome: str = ""
-    """"" (open), "upheld", "refuted" or "unsettled" (no majority of all verifiers)."""
+    """"" (open), "upheld", "refuted", "unsettled" (no majority of the panel) or "dismissed"."""
 
 
 class Submission(Wire, frozen=True):
@@ -90,8 +92,17 @@ class Submission(Wire, frozen=True):
     quorum: tuple[bytes, ...] = ()
     standbys: tuple[bytes, ...] = ()
     """Verifiers not in the quorum, in the order in which they take over missed duties."""
+    panel: tuple[bytes, ...] = ()
+    """Verifiers that served the device class at the election, by id: they settle accusations."""
+    verifiers: Uint = 0
+    """How many verifiers the network had at the election."""
     duties: tuple[Duty, ...] = ()
     accusations: tuple[Accusation, ...] = ()
     extensions: Uint = 0
     registrations: Uint = 0
     """How many registrations the sender had made when this was anchored; 0 without one."""
+
+    @property
+    def panel_majority(self) -> int:
+        """Equal answers that settle an accusation: more than half of the panel."""
+        return len(self.panel) // 2 + 1

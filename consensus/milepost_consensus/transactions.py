@@ -15,6 +15,7 @@ from milepost_consensus.payloads import (
     OnionRefresh,
     PanelVote,
     Register,
+    Serve,
     Submit,
     Witness,
     WorkRefutation,
@@ -30,10 +31,12 @@ PANEL_VOTE: Final = "panel-vote"
 EVIDENCE: Final = "evidence"
 MEMBER_UPDATE: Final = "member-update"
 ONION_REFRESH: Final = "onion-refresh"
+SERVE: Final = "serve"
 
 Answer = Hold | Attest | Witness | WorkRefutation | PanelVote
 """What is said about a submission on the chain."""
-Governance = Evidence | MemberUpdate | OnionRefresh
+Governance = Evidence | MemberUpdate | OnionRefresh | Serve
+"""What is said about members."""
 Payload = Register | Submit | Answer | Governance
 PAYLOADS: Final[dict[str, type[Payload]]] = {
     REGISTER: Register,
@@ -46,6 +49,7 @@ PAYLOADS: Final[dict[str, type[Payload]]] = {
     EVIDENCE: Evidence,
     MEMBER_UPDATE: MemberUpdate,
     ONION_REFRESH: OnionRefresh,
+    SERVE: Serve,
 }
 _KINDS: Final = {payload: kind for kind, payload in PAYLOADS.items()}
 

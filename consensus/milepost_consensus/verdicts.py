@@ -8,6 +8,7 @@ from typing import Final
 from milepost_consensus.audits import compute_miss_ppm
 from milepost_consensus.encoding import Uint, Wire
 from milepost_consensus.payloads import CLASS, EXACT, ROUNDED
+from milepost_consensus.tolerance import TOLERANCE, format_tolerance
 
 VALID: Final = "VALID"
 INVALID: Final = "INVALID"
@@ -23,6 +24,7 @@ PROFILE_MEANINGS: Final = {
     EXACT: "equal bits on every processor",
     ROUNDED: "float64 rounded to float32, equal bits nearly always",
     CLASS: "equal bits on machines of the recorder's device class",
+    TOLERANCE: "retrained ends lie within a share of each interval's movement, bits differ",
 }
 """What it means that retraining under an arithmetic profile agreed."""
 
@@ -85,8 +87,23 @@ class Verdict(Wire, frozen=True):
     registrations: Uint
     """How many registrations the submitter had made when it submitted; 0 without one.  Who asks
     for a hundred seeds can keep the run that suits."""
+    eligible: Uint
+    """Verifiers that could be elected: they served the run's device class and were not of its
+    submitter's operator or in jail.  The fewer, the easier they collude."""
+    verifiers: Uint
+    """How many verifiers the network had at the election; 0 where there was none."""
     coverage: tuple[Miss, ...]
     """What altered intervals could have hoped for."""
+    tolerance_ppb: Uint = 0
+    """For profile `tolerance`: how far, in 10^-9 of its movement, each interval may have been moved
+    unseen; 0 for all others."""
+
+
+def qualify_assurance(assurance: str, tolerance_ppb: int) -> str:
+    """An assurance as it is shown: with the suffix T(e) where intervals were compared within e."""
+    if not tolerance_ppb or assurance == ANCHORED_ONLY:
+        return assurance
+    return f"{assurance} T({format_tolerance(tolerance_ppb)})"
 
 
 COVERAGE_ALTERED: Final = (1, 2, 5)

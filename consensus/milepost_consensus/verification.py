@@ -11,7 +11,7 @@ Every function is pure and total: it takes a Submission and returns the next one
                -- deadline, open duties are missed ----> RETRACING with replacements, or as above
     WITNESSING -- deadline ----------------------------> PANEL
     PANEL      -- no accusation is open, or deadline --> verdict, or RETRACING with replacements
-                                                         where refuted accusers left a gap
+                                                         where wrong accusers left a gap
 
 It ends whatever anybody does: every phase has a deadline, and only an extension leads back, of
 which there are at most `max_extensions`.  Rule numbers refer to docs/spec/rules.md.
@@ -43,6 +43,7 @@ from milepost_consensus.outcomes import (
     decide_valid,
     get_truth,
 )
+from milepost_consensus.panels import dismiss_accusations
 from milepost_consensus.submissions import (
     ANCHORED,
     DECIDED,
@@ -69,7 +70,7 @@ def apply_seed(submission: Submission, terms: Terms, *, seed: bytes, height: int
     election = elect(
         seed=seed,
         submit=submit,
-        eligible=terms.get_eligible(submission.sender),
+        eligible=terms.get_eligible(submission.sender, submit),
         flagged=flagged,
         params=params,
     )
@@ -81,6 +82,8 @@ def apply_seed(submission: Submission, terms: Terms, *, seed: bytes, height: int
         flagged=flagged,
         quorum=election.quorum,
         standbys=election.standbys,
+        panel=terms.get_panel(submit),
+        verifiers=len(terms.verifiers),
         duties=election.duties,
     )
 
@@ -96,7 +99,7 @@ def advance(submission: Submission, terms: Terms, *, height: int) -> Following:
     finitely many extensions, after which it stays because the new duties are open.
     """
     while True:
-        submission = settle_accusations(submission, terms)
+        submission = settle_accusations(submission)
         following, verdict = _LEAVE[submission.phase](submission, terms, height)
         if verdict is not None:
             return replace(following, phase=DECIDED, deadline=height), verdict
@@ -105,12 +108,13 @@ def advance(submission: Submission, terms: Terms, *, height: int) -> Following:
         submission = following
 
 
-def settle_accusations(submission: Submission, terms: Terms) -> Submission:
-    """R17: close accusations on which more than half of all verifiers, or all, have answered."""
-    accusations = tuple(_settle(accusation, terms) for accusation in submission.accusations)
-    if accusations == submission.accusations:
-        return submission
-    return replace(submission, accusations=accusations)
+def settle_accusations(submission: Submission) -> Submission:
+    """R17: close accusations on which more than half of the panel, or all of it, has answered, and
+    those that this leaves nobody to believe."""
+    accusations = tuple(_settle(accusation, submission) for accusation in submission.accusations)
+    if accusations != submission.accusations:
+        submission = replace(submission, accusations=accusations)
+    return dismiss_accusations(submission)
 
 
 def give_up_accusations(submission: Submission) -> Submission:
@@ -121,13 +125,13 @@ def give_up_accusations(submission: Submission) -> Submission:
     return replace(submission, accusations=accusations)
 
 
-def _settle(accusation: Accusation, terms: Terms) -> Accusation:
+def _settle(accusation: Accusation, submission: Submission) -> Accusation:
     if accusation.outcome != OPEN:
         return accusation
-    truth = get_truth(accusation, terms)
+    truth = get_truth(accusation, submission)
     if truth is not None:
         return replace(accusation, outcome=REFUTED if truth == accusation.leaf else UPHELD)
-    if len(accusation.answers) == len(terms.verifiers):
+    if len(accusation.answers) == len(submission.panel):
         return replace(accusation, outcome=UNSETTLED)
     return accusation
 
@@ -223,7 +227,7 @@ def _extend(
     """R15: back to RETRACING with replacements, unless extensions or verifiers are used up."""
     if submission.extensions >= terms.params.max_extensions:
         return None
-    added = find_replacements(submission, needs)
+    added = find_replacements(submission, needs, terms)
     if not added or (only_if_enough and len(added) < sum(needs.values())):
         return None
     return replace(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from milepost_consensus.panels import get_due_accusations
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     AGREES,
@@ -44,15 +45,16 @@ def get_duties(state: LedgerState, verifier: bytes) -> tuple[OpenDuty, ...]:
 
 
 def get_accusations(state: LedgerState, verifier: bytes) -> tuple[OpenAccusation, ...]:
-    """Open accusations that a verifier has not answered; a submitter answers none of its own."""
+    """Due accusations that one of the panel has not answered; a submitter answers none of its
+    own."""
     if all(member.id != verifier for member in state.verifiers):
         return ()
     return tuple(
         OpenAccusation(submission, accusation)
         for submission in state.open_submissions
-        for accusation in submission.accusations
-        if accusation.outcome == OPEN
-        and all(answer.verifier != verifier for answer in accusation.answers)
+        if verifier in submission.panel
+        for accusation in get_due_accusations(submission)
+        if all(answer.verifier != verifier for answer in accusation.answers)
     )
 
 
@@ -69,7 +71,7 @@ def get_comparable(state: LedgerState, verifier: bytes) -> tuple[Comparable, ...
     """Answers of others, while they can be refuted (R26), on intervals that a verifier attested."""
     found = []
     for submission in state.open_submissions:
-        if submission.phase not in (WITNESSING, PANEL):
+        if submission.phase not in (WITNESSING, PANEL) or submission.submit.tolerance_ppb:
             continue
         agreeing = [
             (number, duty) for number, duty in enumerate(submission.duties) if duty.answer == AGREES

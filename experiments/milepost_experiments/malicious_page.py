@@ -227,7 +227,8 @@ every other one. Clean models rejected, here and below: {rejected}.
 
 Cost is what all verifiers train, for duties and on panels, over the steps of the training. A
 verifier that finds a difference stops there. Panels weigh the more the shorter the intervals are:
-every verifier recomputes one step for each accusation.
+every verifier recomputes one step for each accusation that a panel hears. It hears them one at a
+time, and once it has contradicted a liar, what only liars accuse is dismissed.
 
 The runs, with the intervals that were poisoned, that retracing refuted, and that are flagged:
 

@@ -156,8 +156,8 @@ drawn by nobody, averaged over the runs.
 
 A verifier that finds a difference stops there, and the first step of an interval that is poisoned
 throughout differs already: poisoned models cost less than clean ones. Under rule majority a vote is
-wanted, and an interval is trained to its end. A false accusation costs one step of every verifier,
-and the duty passes to somebody else.
+wanted, and an interval is trained to its end. A false accusation costs one step of every verifier
+until a first panel has unmasked those who make it, and the duty passes to somebody else.
 
 {table}
 """

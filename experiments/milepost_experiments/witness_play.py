@@ -1,10 +1,12 @@
 """One election and verdict under rule witness: the network's own state machine, all in memory.
 
 Verifiers answer as nodes do: they retrain what they are dealt, attest or point at the first step
-that differs, and recompute every accused step.  What retraining finds is the truth of the run, got
-once by really retraining it.  Liars follow the ledger's rules and lie about training only.  They
-are told by the submitter what a false attest needs (the gradient behind a work digest), which is
-the best that they can hope for.
+that differs, and recompute the accused steps that are due.  All duties are answered in one block
+and panels follow in the next ones, which leaves the least time to unmask liars before everything
+that they accuse is due.  What retraining finds is the truth of the run, got once by really
+retraining it.  Liars follow the ledger's rules and lie about training only.  They are told by the
+submitter what a false attest needs (the gradient behind a work digest), which is the best that they
+can hope for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from milepost_consensus.answers import apply_attest, apply_panel_vote, apply_wit
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
 from milepost_consensus.duties import Terms
 from milepost_consensus.members import SUBMITTER, VERIFIER, Member, compute_quorum
+from milepost_consensus.panels import get_due_accusations
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import Attest, PanelVote, Witness
 from milepost_consensus.submissions import (
@@ -90,10 +93,11 @@ class _Game:
         )
         verdict: Verdict | None = None
         while verdict is None:
+            submission = self._answer_panels(submission)
             if submission.phase == RETRACING:
                 submission = self._answer_duties(submission, height)
-            submission = self._answer_panels(submission)
-            height = max(height + 1, submission.deadline)
+            waits = any(each.outcome == OPEN for each in submission.accusations)
+            height = height + 1 if waits else max(height + 1, submission.deadline)
             submission, verdict = advance(submission, self._terms, height=height)
         return Play(
             verdict,
@@ -119,7 +123,7 @@ class _Game:
                 agrees=1,
                 work_step=duty.work_step,
                 work_digest=ZERO_DIGEST,
-                distance_ppm=0,
+                distance_ppb=0,
             )
             return apply_attest(
                 submission, attest, self._terms, sender=duty.verifier, height=height
@@ -132,14 +136,13 @@ class _Game:
             path=truth.path,
             pre_state=ZERO_DIGEST,
             recomputed=FALSE if truth.agrees else truth.recomputed,
-            distance_ppm=0,
+            distance_ppb=0,
         )
         return apply_witness(submission, witness, self._terms, sender=duty.verifier, height=height)
 
     def _answer_panels(self, submission: Submission) -> Submission:
-        for accusation in submission.accusations:
-            if accusation.outcome != OPEN:
-                continue
+        """What the panel says about the accusations that the last block left."""
+        for accusation in get_due_accusations(submission):
             answered = {answer.verifier for answer in accusation.answers}
             for member in self._terms.verifiers:
                 if member.id not in answered:

@@ -133,6 +133,7 @@ def _derive_submit(files: RecordFiles, free: _Free) -> tuple[Submit, Manifest]:
         optimizer_digest=commitments.optimizer_digest,
         manifest=hashlib.sha256(encode_manifest(manifest)).digest(),
         size_bytes=manifest.size_bytes,
+        tolerance_ppb=recipe.tolerance_ppb,
         **free._asdict(),
     )
     return submit, manifest

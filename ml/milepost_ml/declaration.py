@@ -44,6 +44,7 @@ class Options(LoopOptions, total=False):
     folder: str | Path
     seed: bytes | int | None
     profile: str | None
+    tolerance: float | None
     initial: Mapping[str, Distribution] | None
     schedule: Schedule | None
     selfcheck: bool
@@ -78,6 +79,7 @@ def declare(
     initial: Mapping[str, Distribution] | Initial,
     loop: Loop,
     say: Say,
+    tolerance_ppb: int = 0,
 ) -> tuple[Profile, Recipe]:
     """A recipe in the first of `profiles` that computes the model, but for steps and rates.
 
@@ -124,6 +126,7 @@ def declare(
         groups=_make_groups(model, optimizer, described, captured.trained),
         graph=captured.graph,
         profile=profile.name,
+        tolerance_ppb=tolerance_ppb,
         clip=loop.clip,
         accumulate=loop.accumulate,
         augment=loop.augment,

@@ -89,7 +89,12 @@ def compute_known_answer(*, autocast: bool = False) -> bytes:
 
 @functools.cache
 def compute_device_class(*, autocast: bool = False) -> str:
-    """For example "torch-2.13.0/x86_64/avx512/threads-1/kat-<16 hex>"; computed once a process.
+    """For example "torch-2.13.0/x86_64/avx512/threads-1/kat-<16 hex>"; computed once a process."""
+    return find_device_class(autocast=autocast)
+
+
+def find_device_class(*, autocast: bool = False) -> str:
+    """The same, found anew: settings and surroundings of a process change.
 
     Processors of one class may multiply bfloat16 in different ways, so runs with `autocast` have a
     class of their own.  Calls `configure_torch` first, because the answer depends on it.

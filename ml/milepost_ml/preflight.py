@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from milepost_consensus.params import MAX_STEPS_PER_INTERVAL
-from milepost_consensus.payloads import PROFILES
+from milepost_consensus.payloads import KNOWN_PROFILES
 from milepost_ml.errors import RecordingError
 from milepost_ml.graph import DTYPE_NAMES
 from milepost_ml.recipe import MAX_DATA
@@ -50,8 +50,10 @@ def validate_settings(*, every: int, profile: str | None) -> None:
         raise _refuse(
             f"every={every}: an interval has 1 to {MAX_STEPS_PER_INTERVAL:,} steps", "bad-plan"
         )
-    if profile is not None and profile not in PROFILES:
-        raise _refuse(f"profile={profile!r} is not one of {', '.join(PROFILES)}", "bad-profile")
+    if profile is not None and profile not in KNOWN_PROFILES:
+        raise _refuse(
+            f"profile={profile!r} is not one of {', '.join(KNOWN_PROFILES)}", "bad-profile"
+        )
 
 
 def validate_model(model: torch.nn.Module) -> None:

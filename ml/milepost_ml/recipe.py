@@ -18,7 +18,8 @@ import msgspec
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
-from milepost_consensus.payloads import CLASS, PROFILES, validate_device_class
+from milepost_consensus.payloads import CLASS, KNOWN_PROFILES, validate_device_class
+from milepost_consensus.tolerance import validate_tolerance
 from milepost_ml.augmentation import Transformation, validate_augmentation
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
@@ -77,6 +78,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: tuple[Group, ...]
     graph: Graph
     profile: str
+    tolerance_ppb: int = 0
+    """For profile `tolerance`: how far an interval's end may lie off, in 10^-9 of its movement."""
     clip: Clip | None = None
     accumulate: int = 1
     """How many batches make one step; their losses are each divided by this number."""
@@ -243,11 +246,14 @@ def _require(condition: bool, what: str) -> None:
 def validate_recipe(recipe: Recipe) -> None:
     """Raises InvalidRecord unless a verifier can follow the recipe within all limits."""
     _require(recipe.format == FORMAT, f"its format is not {FORMAT}")
-    _require(recipe.profile in PROFILES, f"{recipe.profile[:16]!r} is no arithmetic profile")
+    _require(recipe.profile in KNOWN_PROFILES, f"{recipe.profile[:16]!r} is no arithmetic profile")
     device = recipe.device_class
     _require(0 < len(device) <= 128 and device.isascii() and device.isprintable(), "device_class")
     try:
         validate_device_class(recipe.profile, device)
+        validate_tolerance(
+            recipe.profile, recipe.tolerance_ppb, steps_per_interval=recipe.steps_per_interval
+        )
     except InvalidInput as error:
         raise _bad(str(error)) from error
     _require(

@@ -55,6 +55,7 @@ from milepost_ml.registration import (
     summarize,
 )
 from milepost_ml.rehearsal import Loss, WholeStep
+from milepost_ml.residual import read_tolerance
 from milepost_ml.scribe import Scribe, get_now, make_folder
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.snapshots import write_tensors
@@ -75,10 +76,11 @@ class Run:
     an integer below 2^256) fixes the order of the data and dropout; drawn if left out.  With
     `selfcheck`, the first interval is retraced in a process of its own as soon as it is recorded.
 
-    `profile` is the arithmetic: "exact", "rounded" or "class" (see `arithmetic.profiles`), or None
-    for the strongest that computes this model.  It is at work inside the loop over `batches` and
-    nowhere else.  Puts torch on deterministic algorithms for the rest of the process, profile
-    "class" also on one thread.  Raises RecordingError for whatever cannot be recorded.
+    `profile` is the arithmetic (see `arithmetic.profiles`): "exact", "rounded", "class", None for
+    the strongest of them, or "tolerance" with `tolerance`, by which share of its movement an
+    interval may end off.  It is at work inside the loop over `batches` and nowhere else.  Puts
+    torch on deterministic algorithms for the rest of the process, "class" also on one thread.
+    Raises RecordingError for whatever cannot be recorded.
 
     The model starts as it is, unless `initial` (distributions by tensor name; the others follow the
     rule of their layer) derives its weights from the seed, or `parent` continues a judged model.
@@ -100,6 +102,7 @@ class Run:
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
         profile: str | None = None,
+        tolerance: float | None = None,
         initial: Mapping[str, Distribution] | None = None,
         parent: ParentModel | None = None,
         register: Register | None = None,
@@ -112,6 +115,7 @@ class Run:
         validate_settings(every=every, profile=profile)
         self._options, self._profile = options, profile
         self._subject = make_subject(model, optimizer, loss, options, profile)
+        self._tolerance_ppb = read_tolerance(tolerance, every=every, profile=profile)
         try:
             self.seed = make_seed(seed)
         except ValueError as error:
@@ -130,7 +134,7 @@ class Run:
         self._rates: list[tuple[float, ...]] = []
         """The learning rates of every step, of a registered run."""
         self._quiet = quiet
-        self._check = RunningCheck() if selfcheck else None
+        self._check = RunningCheck(other_threads=self._tolerance_ppb > 0) if selfcheck else None
         self.arithmetic: Session | None = None
         """At work inside the loop's body; for adapters, which know when that is over."""
         self._record: tuple[Scribe, StepTracker] | None = None
@@ -187,6 +191,7 @@ class Run:
             initial=self._initial,
             loop=loop,
             say=self._say,
+            tolerance_ppb=self._tolerance_ppb,
         )
         if self._register is not None:
             recipe = self._obtain_seed(self._register, recipe, record_digests, steps)
@@ -219,10 +224,8 @@ class Run:
         Raises RecordingError: not-finite, one-step-per-batch.
         """
         if self._record is None or self._finished:
-            raise RecordingError(
-                "run.log(loss) belongs inside the loop over run.batches()",
-                slug="one-step-per-batch",
-            )
+            what = "run.log(loss) belongs inside the loop over run.batches()"
+            raise RecordingError(what, slug="one-step-per-batch")
         if not self._stopped:
             self._record[1].log(loss)
 

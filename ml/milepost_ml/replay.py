@@ -4,6 +4,8 @@ The pre-state of a step is, by induction, the one the submitter committed: as lo
 before it agreed, so did their states.  So the first step that differs is the submitter's own
 contradiction.  A step that PyTorch cannot compute at all (shapes that do not fit, an index out of
 range) has the digest "step-failed" over its pre-state and batch, which every verifier gets alike.
+Under profile `tolerance` only the interval's end is compared (residual.py), and the answer about
+its last step stands for the whole.
 
 Importing this module loads no framework; retracing does.
 """
@@ -15,15 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
+from milepost_consensus.distances import MAX_DISTANCE_PPB
 from milepost_consensus.merkle import compute_path, compute_root
 from milepost_consensus.payloads import Submit
 from milepost_consensus.step_digests import (
+    compute_beyond_digest,
     compute_gradient_commitment,
     compute_step_digest,
     compute_work_digest,
 )
+from milepost_consensus.tolerance import TOLERANCE
 from milepost_ml.digests import compute_snapshot_digest
-from milepost_ml.distance import MAX_DISTANCE_PPM, compute_distance_ppm
+from milepost_ml.distance import compute_distance_ppb
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA, FolderFiles, RecordFiles, get_snapshot_name, get_steps_name
 from milepost_ml.recipe import (
@@ -40,6 +45,7 @@ from milepost_ml.record_files import (
     read_state,
     read_steps,
 )
+from milepost_ml.residual import Residual, repeat_interval
 from milepost_ml.snapshots import encode_tensors, read_tensors
 
 if TYPE_CHECKING:
@@ -65,17 +71,18 @@ class Retraced(NamedTuple):
     pre_state: bytes
     """The state before that step as a safetensors file; empty if it is the interval's snapshot."""
     part: str
-    """The first part of the step that differs: batch, gradient, loss, state, or failed."""
+    """The first part of the step that differs: batch, gradient, loss, state, or failed; under
+    profile `tolerance` what is furthest off, also of an interval that agrees."""
     work_digest: bytes
     """Keyed to the verifier, over the gradient of `work_step`; zero if none was got."""
-    distance_ppm: int
-    """From the retrained end to the submitted end, in 10^-6 of the interval's movement; 0 where
+    distance_ppb: int
+    """From the retrained end to the submitted end, in 10^-9 of the interval's movement; 0 where
     retracing stopped at the step that differs."""
     trained: int
     """How many steps this took, those for `pre_state` included."""
     seconds: float
     gradients: tuple[bytes, ...] = ()
-    """Content digests of the gradients of all steps, if every one agrees."""
+    """Content digests of the gradients of all steps, if every one agrees in all bits."""
 
 
 class _Interval(NamedTuple):
@@ -223,11 +230,13 @@ def retrace_recorded(folder: Path, interval: int) -> Retraced:
 
 
 def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool) -> Retraced:
+    if opened.recipe.profile == TOLERANCE:
+        return _retrace_within(opened, verifier=verifier, work_step=work_step)
     begin = time.perf_counter()
     stepper, start = _start(opened)
     end = _read_committed_state(opened, opened.number + 1, opened.rows[-1].post)
     pre, work, trained = opened.pre, ZERO_DIGEST, 0
-    distance = MAX_DISTANCE_PPM if to_end else 0
+    distance = MAX_DISTANCE_PPB if to_end else 0
     gradients: list[bytes] = []
     differs: tuple[int, _Outcome] | None = None
     for step, row in zip(opened.steps, opened.rows, strict=True):
@@ -242,7 +251,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool
         if step == work_step:
             work = compute_work_digest(verifier, outcome.gradient)
     else:
-        distance = compute_distance_ppm(
+        distance = compute_distance_ppb(
             stepper.get_parameters(),
             get_parameters(opened.recipe, end),
             get_parameters(opened.recipe, start),
@@ -262,10 +271,41 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool
         pre_state=_get_pre_state(opened, step),
         part=outcome.part,
         work_digest=work,
-        distance_ppm=distance,
+        distance_ppb=distance,
         trained=trained + place,
         seconds=time.perf_counter() - begin,
     )
+
+
+def _retrace_within(opened: _Interval, *, verifier: bytes, work_step: int) -> Retraced:
+    """Under profile `tolerance`: is the end as near as the recipe says?"""
+    begin = time.perf_counter()
+    found = _measure(opened)
+    agrees = found.ppb <= opened.recipe.tolerance_ppb
+    place = len(opened.steps) - 1
+    work = ZERO_DIGEST
+    if agrees:
+        work = compute_work_digest(verifier, found.gradients[_get_place(opened, work_step)])
+    return Retraced(
+        agrees=agrees,
+        step=None if agrees else opened.steps[place],
+        leaf=b"" if agrees else opened.leaves[place],
+        path=() if agrees else compute_path(opened.leaves, place),
+        recomputed=b"" if agrees else compute_beyond_digest(opened.leaves[place]),
+        pre_state=b"",
+        part=found.part,
+        work_digest=work,
+        distance_ppb=found.ppb,
+        trained=len(found.gradients),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _measure(opened: _Interval) -> Residual:
+    """How far the interval's committed end lies from where its snapshot leads."""
+    stepper, start = _start(opened)
+    end = _read_committed_state(opened, opened.number + 1, opened.rows[-1].post)
+    return repeat_interval(stepper, opened.recipe, opened.rows, start=start, end=end)
 
 
 def _get_pre_state(opened: _Interval, step: int) -> bytes:
@@ -285,10 +325,14 @@ def recompute_step(
 
     `pre_state` is a file with the state before the step; it counts only if it is the state the
     submitter committed.  Without it the interval is trained from its snapshot up to the step.
+    Under profile `tolerance` the whole interval is, and the digest says within or beyond.
     Raises InvalidRecord where the files are not what was submitted.
     """
     opened = _open_interval(submit, files, interval)
     place = _get_place(opened, step)
+    if opened.recipe.profile == TOLERANCE:
+        within = _measure(opened).ppb <= opened.recipe.tolerance_ppb
+        return opened.leaves[place] if within else compute_beyond_digest(opened.leaves[place])
     state = _read_pre_state(opened, step, pre_state) if place and pre_state is not None else None
     if state is None:
         return _recompute_from_snapshot(opened, step)

@@ -5,21 +5,26 @@ and flags by it.  What this module computes is floating point and stays with who
 It looks at where the movement went: a small trigger pulls on few inputs, a backdoor on the output
 of one class, and the first clean interval after poison undoes what came before.
 
-All functions walk their snapshots once, in blocks of BLOCK_VALUES values, so that memory does not
-grow with the model.  The first and the last layer are the first and the last parameter with two or
-more dimensions in the mapping's own order, which for a recipe is the model's.
+Snapshots are walked in small pieces, so that memory does not grow with the model, and mapped files
+are given back on the way.  The first and the last layer are the first and the last parameter with
+two or more dimensions in the mapping's own order, which for a recipe is the model's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost_ml.distance import BLOCK_VALUES, Distances, Tensors, compute_distances
+from milepost_ml import mapped
+from milepost_ml.distance import Change, Distances, compute_change, compute_length
+from milepost_ml.movement import Tensors
+
+BLOCK_VALUES: Final = 32_768
+"""Values of a matrix that are widened at a time."""
 
 MAX_LINES: Final = 1 << 20
 """Rows or columns that are told apart (8 MiB of sums); a layer with more has no concentration."""
@@ -44,69 +49,67 @@ class Signals(NamedTuple):
     """Cosine between this interval's movement and the preceding one's; 0 if either is nought."""
 
 
-def compute_signals(earlier: Tensors | None, before: Tensors, after: Tensors) -> Signals:
-    """The signals of the interval from `before` to `after`; `earlier` is the snapshot before them.
+class Interval(NamedTuple):
+    """One interval as `walk_intervals` finds it."""
 
-    Raises as `compute_distances`, which all pairs go through first.
+    change: Change
+    signals: Signals
+
+
+def walk_intervals(snapshots: Iterable[Tensors]) -> Iterator[Interval]:
+    """All intervals of a run in order; only three snapshots are held at a time.
+
+    Raises as `compute_change`, which all pairs go through first.
     """
-    distances = compute_distances(before, after)
-    shares = compute_layer_shares(before, after)
-    matrices = [name for name in after if after[name].ndim >= 2]
-    first, last = (matrices[0], matrices[-1]) if matrices else ("", "")
-    size = sum(values.size for values in after.values())
-    moved = distances.absolute
-    return Signals(
-        distances=distances,
-        spread=math.sqrt(size) * distances.l2 / moved if moved else 0.0,
-        first_share=shares.get(first, 0.0),
-        last_share=shares.get(last, 0.0),
-        outputs=_compute_line_concentration(before, after, last, axis=1),
-        inputs=_compute_line_concentration(before, after, first, axis=0),
-        turn=compute_turn(earlier, before, after) if earlier is not None else 0.0,
-    )
+    earlier: Tensors | None = None
+    before: Tensors | None = None
+    length = 0.0
+    for after in snapshots:
+        if before is not None:
+            change = compute_change(before, after)
+            both = compute_length(earlier, after) if earlier is not None else 0.0
+            turn = compute_turn(length, change.distances.l2, both) if earlier is not None else 0.0
+            yield Interval(change, _describe(change, before, after, turn))
+            length = change.distances.l2
+        earlier, before = before, after
 
 
 def compute_run_signals(snapshots: Iterable[Tensors]) -> list[Signals]:
-    """The signals of all intervals of a run; only three snapshots are held at a time."""
-    signals: list[Signals] = []
-    earlier: Tensors | None = None
-    before: Tensors | None = None
-    for after in snapshots:
-        if before is not None:
-            signals.append(compute_signals(earlier, before, after))
-        earlier, before = before, after
-    return signals
+    """The signals of all intervals of a run."""
+    return [each.signals for each in walk_intervals(snapshots)]
 
 
-def compute_layer_shares(before: Tensors, after: Tensors) -> dict[str, float]:
-    """Each parameter's part of the absolute change, in the mapping's order; all 0 if none moved."""
-    moved = {
-        name: math.fsum(
-            float(np.abs(second - first).sum())
-            for first, second in _walk(before[name], after[name])
-        )
-        for name in after
-    }
-    total = math.fsum(moved.values())
-    return {name: part / total if total else 0.0 for name, part in moved.items()}
+def _describe(change: Change, before: Tensors, after: Tensors, turn: float) -> Signals:
+    matrices = [name for name in after if after[name].ndim >= 2]
+    first, last = (matrices[0], matrices[-1]) if matrices else ("", "")
+    size = sum(values.size for values in after.values())
+    moved = change.distances.absolute
+    return Signals(
+        distances=change.distances,
+        spread=math.sqrt(size) * change.distances.l2 / moved if moved else 0.0,
+        first_share=change.tensors[first].share if first else 0.0,
+        last_share=change.tensors[last].share if last else 0.0,
+        outputs=_compute_line_concentration(before, after, last, axis=1),
+        inputs=_compute_line_concentration(before, after, first, axis=0),
+        turn=turn,
+    )
 
 
-def compute_turn(earlier: Tensors, before: Tensors, after: Tensors) -> float:
-    """The cosine between the movement from `before` to `after` and the one that led to `before`."""
-    dot = last_2 = this_2 = 0.0
-    for name in after:
-        for first, second, third in _walk(earlier[name], before[name], after[name]):
-            last, this = second - first, third - second
-            dot += _dot(last, this)
-            last_2 += _dot(last, last)
-            this_2 += _dot(this, this)
-    return dot / math.sqrt(last_2) / math.sqrt(this_2) if last_2 and this_2 else 0.0
+def compute_turn(last: float, this: float, both: float) -> float:
+    """The cosine between two movements in a row, from their lengths and that of both together.
+
+    The law of cosines; 0 if either is nought.
+    """
+    if not last or not this:
+        return 0.0
+    cosine = (both / last * (both / this) - last / this - this / last) / 2.0
+    return min(max(cosine, -1.0), 1.0)
 
 
 def compute_concentration(amounts: NDArray[np.float64]) -> float:
     """sqrt(m) * |a|_2 / |a|_1 of m amounts: 1 if all are alike, sqrt(m) if all is in one."""
     total = float(amounts.sum())
-    return math.sqrt(amounts.size * _dot(amounts, amounts)) / total if total else 0.0
+    return math.sqrt(amounts.size * float((amounts * amounts).sum())) / total if total else 0.0
 
 
 def _compute_line_concentration(before: Tensors, after: Tensors, name: str, *, axis: int) -> float:
@@ -117,19 +120,10 @@ def _compute_line_concentration(before: Tensors, after: Tensors, name: str, *, a
     step = max(1, BLOCK_VALUES // columns)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        change = np.abs(np.subtract(after[name][part], before[name][part], dtype=np.float64))
+        with mapped.paged(before[name][part], after[name][part]):
+            change = np.abs(np.subtract(after[name][part], before[name][part], dtype=np.float64))
         if axis == 0:
             sums += change.sum(axis=0)
         else:
             sums[part] = change.sum(axis=1)
     return compute_concentration(sums)
-
-
-def _walk(*tensors: NDArray[Any]) -> Iterator[Sequence[NDArray[np.float64]]]:
-    flat = [values.reshape(-1) for values in tensors]
-    for start in range(0, flat[0].size, BLOCK_VALUES):
-        yield [values[start : start + BLOCK_VALUES].astype(np.float64) for values in flat]
-
-
-def _dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    return float(np.einsum("i,i->", left, right))  # as in `distance`: the same on any machine

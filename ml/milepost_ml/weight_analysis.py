@@ -9,17 +9,28 @@ is evidence of poison, and an interval without them is not acquitted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from numpy.typing import NDArray
 
 from milepost_consensus.flagging import compute_flags
-from milepost_ml.distance import Distances, Tensors, compute_change_score
-from milepost_ml.files import FolderFiles
+from milepost_ml.distance import Change, Distances, TensorChange, compute_change
+from milepost_ml.files import FolderFiles, get_snapshot_name
+from milepost_ml.movement import Tensors
 from milepost_ml.ranking import rank_intervals
-from milepost_ml.recipe import RATE_UNITS, compute_rate_sum, get_rates, get_steps
-from milepost_ml.record_files import get_parameters, read_recipe, read_state
-from milepost_ml.signals import Signals, compute_signals
+from milepost_ml.recipe import (
+    RATE_UNITS,
+    Recipe,
+    compute_rate_sum,
+    get_rates,
+    get_snapshot_specs,
+    get_steps,
+)
+from milepost_ml.record_files import get_parameters, read_recipe
+from milepost_ml.signals import Signals, walk_intervals
+from milepost_ml.snapshots import map_tensors
 
 COLUMNS: Final = (
     "interval",
@@ -44,6 +55,8 @@ class IntervalAnalysis(NamedTuple):
     signals: Signals
     change_score: int
     """The replicated score: absolute change in units of 2^-24."""
+    tensors: Mapping[str, TensorChange]
+    """What each parameter did, by name in sorted order."""
     rate_sum: int
     """Sum of the interval's learning rates in units of 10^-9."""
     robust: bool
@@ -107,15 +120,9 @@ def analyse_snapshots(
     `rates[k]` are the learning rates of the steps of interval k.  Raises InvalidRecord, slug
     not-finite or wrong-tensors.
     """
-    signals: list[Signals] = []
-    scores: list[int] = []
-    earlier: Tensors | None = None
-    before: Tensors | None = None
-    for after in snapshots:
-        if before is not None:
-            signals.append(compute_signals(earlier, before, after))
-            scores.append(compute_change_score(before, after))
-        earlier, before = before, after
+    walked = list(walk_intervals(snapshots))
+    signals = [each.signals for each in walked]
+    scores = [each.change.score for each in walked]
     rate_sums = [compute_rate_sum(part) for part in rates]
     robust = compute_flags(scores, rate_sums, "robust")
     upper = compute_flags(scores, rate_sums, "upper")
@@ -127,6 +134,7 @@ def analyse_snapshots(
                 interval=interval,
                 steps=range(first, first + len(part)),
                 signals=signals[interval],
+                tensors=walked[interval].change.tensors,
                 change_score=scores[interval],
                 rate_sum=rate_sums[interval],
                 robust=interval in robust,
@@ -139,14 +147,29 @@ def analyse_snapshots(
 
 
 def analyse_record(folder: Path) -> WeightAnalysis:
-    """Analyse the record in a run folder, holding three snapshots at a time.
+    """Analyse the record in a run folder; of its snapshots only pieces are in memory.
 
     Raises InvalidRecord where the recipe or a snapshot is missing or not what it must be.
     """
-    files = FolderFiles(folder)
-    _, recipe = read_recipe(files)
+    _, recipe = read_recipe(FolderFiles(folder))
     rates = [get_rates(recipe, get_steps(recipe, k)) for k in range(recipe.intervals)]
-    snapshots = (
-        get_parameters(recipe, read_state(files, recipe, k)) for k in range(recipe.intervals + 1)
-    )
+    snapshots = (_map_parameters(folder, recipe, k) for k in range(recipe.intervals + 1))
     return analyse_snapshots(snapshots, rates)
+
+
+def analyse_interval(folder: Path, interval: int) -> Change:
+    """How one interval of the record in a run folder moved the model and each of its parameters.
+
+    Raises as `analyse_record`.
+    """
+    _, recipe = read_recipe(FolderFiles(folder))
+    return compute_change(
+        _map_parameters(folder, recipe, interval), _map_parameters(folder, recipe, interval + 1)
+    )
+
+
+def _map_parameters(folder: Path, recipe: Recipe, snapshot: int) -> dict[str, NDArray[Any]]:
+    name = get_snapshot_name(snapshot)
+    step = min(snapshot * recipe.steps_per_interval, recipe.steps)
+    state = map_tensors(folder / name, get_snapshot_specs(recipe, step), name=name)
+    return get_parameters(recipe, state)

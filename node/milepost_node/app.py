@@ -9,7 +9,15 @@ from fastapi import FastAPI
 from milepost_node.bodies import BodyBudget
 from milepost_node.node import VERSION, Node
 from milepost_node.problem_json import install_handlers
-from milepost_node.routes import blobs, chain, health, peer, registrations, transactions
+from milepost_node.routes import (
+    blobs,
+    chain,
+    health,
+    members,
+    peer,
+    registrations,
+    transactions,
+)
 from milepost_node.routes.access import READERS
 
 
@@ -29,6 +37,6 @@ def make_app(node: Node) -> FastAPI:
     app.state.readers = asyncio.Semaphore(READERS)
     install_handlers(app)
     # The busiest first: a request is compared with one route after the other.
-    for routes in (peer, health, chain, registrations, transactions, blobs):
+    for routes in (peer, health, chain, members, registrations, transactions, blobs):
         app.include_router(routes.router)
     return app

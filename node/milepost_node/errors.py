@@ -51,6 +51,16 @@ class PeerError(NodeError):
     slug = "peer-failed"
 
 
+class KnownAnswerFailed(NodeError):
+    """This machine does not compute as a device class does that it has vouched for."""
+
+    slug = "known-answer-failed"
+
+    def __init__(self, message: str, *, device_class: str) -> None:
+        super().__init__(message)
+        self.device_class = device_class
+
+
 class WorkerError(NodeError):
     """The verifier process died or took too long over a job."""
 

@@ -82,7 +82,7 @@ Job = (
 
 
 class DeviceClasses(_Frame, frozen=True, tag="device-classes"):
-    """The strongest first; `fault` says why exact arithmetic is not among them, if it is not."""
+    """The strongest first; `fault` says why exact or rounded arithmetic is not among them."""
 
     names: tuple[str, ...]
     fault: str
@@ -108,7 +108,7 @@ class Retrace(_Frame, frozen=True, tag="retrace"):
     pre_state: bytes
     part: str
     work_digest: bytes
-    distance_ppm: int
+    distance_ppb: int
     milliseconds: int
 
 
@@ -134,6 +134,13 @@ class Refused(_Frame, frozen=True, tag="refused"):
     message: str
 
 
+class Unable(_Frame, frozen=True, tag="unable"):
+    """The known-answer test before the job failed: this machine would answer wrongly."""
+
+    device_class: str
+    fault: str
+
+
 class Failed(_Frame, frozen=True, tag="failed"):
     """The worker could not do the job: this machine's fault or ours."""
 
@@ -141,7 +148,15 @@ class Failed(_Frame, frozen=True, tag="failed"):
 
 
 Answer = (
-    DeviceClasses | Valid | Retrace | StepDigest | StepCommitment | Refutation | Refused | Failed
+    DeviceClasses
+    | Valid
+    | Retrace
+    | StepDigest
+    | StepCommitment
+    | Refutation
+    | Refused
+    | Unable
+    | Failed
 )
 
 _encoder = msgspec.msgpack.Encoder()

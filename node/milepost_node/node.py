@@ -276,8 +276,10 @@ class Node:
                 logger.info("files of no submission deleted", extra={"files": count})
 
     def get_status(self) -> dict[str, object]:
-        """What `/v1/status` says."""
+        """What `/v1/status` says; `device_classes` is what this machine repeats, `serves` what the
+        ledger knows of it."""
         state = self.runtime.state
+        standing = state.standings.get(self._own_id)
         return {
             "network": self.settings.genesis.network,
             "network_id": self.network.hex(),
@@ -294,6 +296,7 @@ class Node:
             "signing": self._get_signing(),
             "key_in_use": self.runtime.key_in_use,
             "device_classes": list(self.verifier.device_classes),
+            "serves": list(standing.device_classes) if standing is not None else [],
         }
 
     def get_readiness(self) -> tuple[int, dict[str, object]]:

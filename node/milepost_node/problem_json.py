@@ -40,6 +40,8 @@ STATUS: Final = {
     "store-full": 507,
     "too-large": 413,
     "too-slow": 408,
+    "not-on-panel": 409,
+    "not-served": 409,
     "registration-used": 409,
     "unknown-registration": 404,
     "unknown-submission": 404,

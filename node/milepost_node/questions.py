@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
-from milepost_consensus.payloads import Attest, PanelVote, Witness, get_interval_steps
+from milepost_consensus.payloads import Attest, PanelVote, Submit, Witness, get_interval_steps
 from milepost_consensus.state import LedgerState
+from milepost_consensus.step_digests import compute_beyond_digest
 from milepost_consensus.submissions import Accusation, Duty, Submission
+from milepost_consensus.tolerance import TOLERANCE
 from milepost_consensus.transactions import Answer
 from milepost_node.blobs import BlobStore
 from milepost_node.jobs import Retrace
@@ -25,8 +27,8 @@ from milepost_node.retracer import Retracer
 
 logger = logging.getLogger(__name__)
 
-FALSE_DISTANCE_PPM: Final = 1_000_000
-"""What an invented accusation claims: as far off as the interval's whole movement."""
+FALSE_DISTANCE_PPB: Final = 10**9
+"""What an invented accusation under profile `tolerance` claims: off by the whole movement."""
 
 
 class CannotRetrain(Exception):
@@ -124,7 +126,7 @@ class IntervalQuestion(Question):
                 "interval": self.duty.interval,
                 "agrees": found.agrees,
                 "differs_in": found.part,
-                "distance_ppm": found.distance_ppm,
+                "distance_ppb": found.distance_ppb,
                 "milliseconds": found.milliseconds,
             },
         )
@@ -138,8 +140,9 @@ class IntervalQuestion(Question):
             return self.attest(agrees=False)
         found = self._found
         if found is None or found.agrees:
-            step = get_interval_steps(self.submission.submit, self.duty.interval).start
-            return await self.point_at(step)
+            steps = get_interval_steps(self.submission.submit, self.duty.interval)
+            bounded = self.submission.submit.profile == TOLERANCE
+            return await self.point_at(steps[-1] if bounded else steps[0])
         return Witness(
             submission=self.submission.id,
             interval=self.duty.interval,
@@ -148,7 +151,7 @@ class IntervalQuestion(Question):
             path=found.path,
             pre_state=found.pre_state,
             recomputed=found.recomputed,
-            distance_ppm=found.distance_ppm,
+            distance_ppb=found.distance_ppb,
         )
 
     def attest(self, *, agrees: bool, work_digest: bytes = b"") -> Attest:
@@ -160,8 +163,16 @@ class IntervalQuestion(Question):
             agrees=int(agrees),
             work_step=self.duty.work_step,
             work_digest=work_digest or (found.work_digest if found else self._make_up_work()),
-            distance_ppm=found.distance_ppm if found else 0,
+            distance_ppb=self._tell_distance(agrees=agrees),
         )
+
+    def _tell_distance(self, *, agrees: bool) -> int:
+        """The distance that goes with an answer: the one found, or one that fits what is said."""
+        if self.submission.submit.profile != TOLERANCE:
+            return 0
+        if self._found is not None and self._found.agrees == agrees:
+            return self._found.distance_ppb
+        return 0 if agrees else FALSE_DISTANCE_PPB
 
     def _make_up_work(self) -> bytes:
         interval = self.duty.interval.to_bytes(8, "big")
@@ -181,8 +192,8 @@ class IntervalQuestion(Question):
             leaf=committed.leaf,
             path=committed.path,
             pre_state=pre_state,
-            recomputed=recomputed or compute_false_digest(committed.leaf),
-            distance_ppm=FALSE_DISTANCE_PPM,
+            recomputed=recomputed or compute_false_digest(submit, committed.leaf),
+            distance_ppb=self._tell_distance(agrees=False),
         )
 
 
@@ -228,7 +239,9 @@ class StepQuestion(Question):
     async def accuse(self) -> Answer:
         differs = self._recomputed not in (b"", self.accusation.leaf)
         return self.vote(
-            self._recomputed if differs else compute_false_digest(self.accusation.leaf)
+            self._recomputed
+            if differs
+            else compute_false_digest(self.submission.submit, self.accusation.leaf)
         )
 
     def vote(self, recomputed: bytes) -> PanelVote:
@@ -237,6 +250,9 @@ class StepQuestion(Question):
         return PanelVote(self.submission.id, accusation.interval, accusation.step, recomputed)
 
 
-def compute_false_digest(committed: bytes) -> bytes:
-    """A step digest that nobody computed.  All liars name the same, which helps them most."""
+def compute_false_digest(submit: Submit, committed: bytes) -> bytes:
+    """A step digest that nobody computed.  All liars name the same, which helps them most; under
+    profile `tolerance` it is the only one that the ledger takes."""
+    if submit.profile == TOLERANCE:
+        return compute_beyond_digest(committed)
     return compute_digest("false-step", committed)

@@ -34,7 +34,7 @@ from milepost_node.worker_process import WorkerProcess
 
 class Retracer(Protocol):
     """Whoever reads and retrains records.  All raise InvalidRequest (the record's fault) or
-    WorkerError (this machine's)."""
+    WorkerError (this machine's); who retrains also KnownAnswerFailed."""
 
     async def start(self) -> None:
         """Get ready for the first job."""

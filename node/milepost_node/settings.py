@@ -6,7 +6,7 @@
     behaviour = ""                # or one of docs/behaviours.md: this node then breaks the rules
     behaviour_network = ""        # the name of the network on which it may
     clique = []                   # submitters that a colluding node sides with
-    threads = 1                   # that retrain a run of profile exact or rounded
+    threads = 1                   # that retrain a run of any profile but class
 
     [limits]                      # all optional
     blob_bytes = 1073741824

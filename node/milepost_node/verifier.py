@@ -26,7 +26,8 @@ from milepost_node.answers import Answers, Key, Payload
 from milepost_node.behaviours.registry import HONEST, Behaviour
 from milepost_node.blobs import BlobStore
 from milepost_node.clock import read_monotonic, wait_for_event
-from milepost_node.errors import NodeError, WorkerError
+from milepost_node.errors import KnownAnswerFailed, NodeError, WorkerError
+from milepost_node.jobs import DeviceClasses
 from milepost_node.questions import (
     CannotRetrain,
     IntervalQuestion,
@@ -37,6 +38,7 @@ from milepost_node.questions import (
 )
 from milepost_node.records import Records
 from milepost_node.retracer import Retracer
+from milepost_node.service import Service
 from milepost_node.tasks import Doubt, Task, plan_records, plan_refuting, plan_retracing
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Verifier:
         self._records = records
         self._retracer = retracer
         self._means = Means(me, records, retracer, blobs, clique=clique)
+        self._service = Service(me, get_state=get_state, answers=answers)
         self._wakes = (asyncio.Event(), asyncio.Event(), asyncio.Event())
         self._open: set[bytes] = set()
         self._failures: Counter[Key] = Counter()
@@ -84,7 +87,7 @@ class Verifier:
     @property
     def device_classes(self) -> tuple[str, ...]:
         """What this machine can repeat; empty until the worker has found out."""
-        return self._means.device_classes
+        return self._service.device_classes
 
     async def run(self) -> None:
         """Serve for ever."""
@@ -97,6 +100,7 @@ class Verifier:
     def on_decided(self) -> None:
         """Look at the ledger again: a block was decided."""
         self._answers.settle()
+        self._service.on_decided()
         submissions = self._get_state().open_submissions
         still_open = {submission.id for submission in submissions}
         if still_open != self._open:
@@ -115,21 +119,22 @@ class Verifier:
             self._wakes[1].clear()
             await wait_for_event(self._wakes[1], LOOK_SECONDS)
         while not self.device_classes:
-            try:
-                await self._retracer.start()
-                found = await self._retracer.get_device_classes()
-            except NodeError as error:
-                logger.error("no device class", extra={"reason": str(error)})
+            if not await self._find_device_classes():
                 await asyncio.sleep(RETRY_LAST_SECONDS)
-                continue
-            self._means = replace(self._means, device_classes=found.names)
-            if found.fault:
-                logger.error(
-                    "EXACT ARITHMETIC IS WRONG HERE: exact runs will not be verified",
-                    extra={"reason": found.fault},
-                )
         logger.info("ready to retrain", extra={"device_classes": list(self.device_classes)})
         await self._serve(plan_retracing, self._wakes[1])
+
+    async def _find_device_classes(self) -> bool:
+        """Ask the worker what it repeats, and offer that; False if it could not tell."""
+        found = DeviceClasses((), "")
+        try:
+            await self._retracer.start()
+            found = await self._retracer.get_device_classes()
+        except NodeError as error:
+            logger.error("no device class", extra={"reason": str(error)})
+        self._service.offer(found)
+        self._means = replace(self._means, device_classes=self.device_classes)
+        return bool(found.names)
 
     def _is_verifier(self) -> bool:
         """Whether the ledger may elect this node; members' roles change."""
@@ -176,6 +181,11 @@ class Verifier:
                 },
             )
             self.done.add(task.key)
+        except KnownAnswerFailed as error:
+            self.done.add(task.key)
+            self._service.withdraw(error)
+            # What was changed under the worker may have made it another machine.
+            await self._find_device_classes()
         except NodeError as error:
             self._failures[task.key] += 1
             count = self._failures[task.key]

@@ -44,6 +44,7 @@ from milepost_node.jobs import (
     RetraceInterval,
     StepCommitment,
     StepDigest,
+    Unable,
     Valid,
     ValidateRecord,
     encode_frame,
@@ -115,11 +116,12 @@ class Worker:
         from milepost_ml.replay import retrace_interval
 
         submit, files = self._open(job.submit)
-        self._set_threads()
+        if (unable := self._test(submit)) is not None:
+            return unable
         found = retrace_interval(
             submit, files, job.interval, verifier=job.verifier, work_step=job.work_step
         )
-        if found.agrees:
+        if found.gradients:
             self._gradients.write(submit, job.interval, found.gradients)
         return Retrace(
             agrees=found.agrees,
@@ -132,7 +134,7 @@ class Worker:
             ),
             part=found.part,
             work_digest=found.work_digest,
-            distance_ppm=found.distance_ppm,
+            distance_ppb=found.distance_ppb,
             milliseconds=round(1000 * found.seconds),
         )
 
@@ -140,7 +142,8 @@ class Worker:
         from milepost_ml.replay import recompute_step
 
         submit, files = self._open(job.submit)
-        self._set_threads()
+        if (unable := self._test(submit)) is not None:
+            return unable
         state = get_blob_path(self._blobs, job.pre_state) if job.pre_state else None
         if state is not None and not state.is_file():
             state = None
@@ -162,6 +165,16 @@ class Worker:
             return Refutation(b"")
         found = refute_work(submit, files, duty, submission=job.submission, gradient=gradient)
         return Refutation(b"" if found is None else encode(found))
+
+    def _test(self, submit: Submit) -> Unable | None:
+        """Whether this process computes right just now, which its settings or a library that was
+        replaced under it may have changed; sets up training."""
+        from milepost_ml.arithmetic.known_answer import find_fault
+
+        self._set_threads()
+        fault = find_fault(submit.device_class)
+        self._set_threads()
+        return Unable(submit.device_class, self._clean(fault)) if fault else None
 
     def _set_threads(self) -> None:
         """Before every training, because one of profile `class` goes down to one thread."""

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from milepost_node.errors import InvalidRequest, WorkerError
-from milepost_node.jobs import Answer, Failed, Job, Refused, encode_frame, read_answer
+from milepost_node.errors import InvalidRequest, KnownAnswerFailed, WorkerError
+from milepost_node.jobs import Answer, Failed, Job, Refused, Unable, encode_frame, read_answer
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +63,16 @@ class WorkerProcess:
                 raise WorkerError(f"no worker could be started: {error.strerror}") from error
 
     async def run(self, job: Job) -> Answer:
-        """The answer to one job; raises InvalidRequest (the record's fault) or WorkerError."""
+        """The answer to one job.
+
+        Raises InvalidRequest (the record's fault), KnownAnswerFailed or WorkerError.
+        """
         async with self._turn:
             answer = await self._exchange(job)
         if isinstance(answer, Refused):
             raise InvalidRequest(answer.message, slug=answer.slug)
+        if isinstance(answer, Unable):
+            raise KnownAnswerFailed(answer.fault, device_class=answer.device_class)
         if isinstance(answer, Failed):
             raise WorkerError(f"the worker could not do its job: {answer.message}")
         return answer

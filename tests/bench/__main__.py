@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable
 
+from tests.bench.analysis import bench_analysis
 from tests.bench.arithmetic import bench_arithmetic
 from tests.bench.catchup import bench_catchup
 from tests.bench.commits import bench_commits
@@ -17,12 +18,15 @@ from tests.bench.rounded import bench_rounded
 from tests.bench.simulated import bench_simulated
 from tests.bench.stalls import bench_stalls
 from tests.bench.throughput import bench_throughput
+from tests.bench.tolerance import bench_tolerance
 
 BENCHES: dict[str, Callable[[], None]] = {
+    "analysis": bench_analysis,
     "arithmetic": bench_arithmetic,
     "initial": bench_initial,
     "recorder": bench_recorder,
     "rounded": bench_rounded,
+    "tolerance": bench_tolerance,
     "ledger": bench_ledger,
     "simulated": bench_simulated,
     "catchup": bench_catchup,

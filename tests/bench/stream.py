@@ -77,7 +77,7 @@ class Stream:
             agrees=1,
             work_step=duty.work_step,
             work_digest=compute_digest("work", duty.verifier),
-            distance_ppm=0,
+            distance_ppb=0,
         )
         tx = make_tx(
             attest,

@@ -240,7 +240,7 @@ def test_status_shows_nodes_and_goes_on_where_one_is_down(dead_url: str) -> None
             return Reply(200, {"submissions": []})
         classes = ["exact/1", "rounded/1", "torch-2/x86_64"]
         view = {"node": "birch", "network": "n", "network_id": "ab" * 32, "height": 41}
-        return Reply(200, {**view, "device_classes": classes})
+        return Reply(200, {**view, "serves": classes})
 
     with running(answer) as (node,):
         done = run_cli("status", "--node", dead_url, "--node", node.url)

@@ -5,7 +5,14 @@ from math import ceil
 import pytest
 from msgspec.structs import replace
 
-from milepost.coverage import Coverage, describe_assurance, describe_gaps, get_coverage, percent
+from milepost.coverage import (
+    Coverage,
+    describe_assurance,
+    describe_drift,
+    describe_gaps,
+    get_coverage,
+    percent,
+)
 from milepost_consensus.audits import compute_miss_ppm
 from milepost_consensus.verdicts import IntervalResult, Miss, Verdict
 
@@ -91,6 +98,29 @@ def test_a_sample_says_how_large_it_is_and_what_it_would_have_missed() -> None:
     )
 
 
+def test_a_tolerance_is_a_suffix_of_every_assurance() -> None:
+    full = make_verdict(assurance="FULL", profile="tolerance", tolerance_ppb=100_000)
+    assert describe_assurance(full) == "FULL T(1e-4)"
+    sampled = make_verdict(
+        profile="tolerance", tolerance_ppb=25_000, intervals=4, coverage=(Miss(1, 500_000),)
+    )
+    assert describe_assurance(sampled) == (
+        "SAMPLED(2 of 4, one altered interval is missed with 50 %) T(2.5e-5)"
+    )
+
+
+def test_the_drift_budget_is_the_sum_over_all_intervals() -> None:
+    verdict = make_verdict(intervals=24, profile="tolerance", tolerance_ppb=100_000)
+    coverage = get_coverage(verdict, quorum=7)
+    assert describe_drift(coverage) == "24 x 1e-4 = 0.24 % of an interval's movement"
+    view = coverage.to_view()
+    assert (view["tolerance_ppb"], view["drift_ppb"]) == (100_000, 2_400_000)
+    assert any(describe_drift(coverage) in gap for gap in describe_gaps(coverage))
+    exact = get_coverage(make_verdict(), quorum=7)
+    assert describe_drift(exact) == ""
+    assert not any("tolerance" in gap for gap in describe_gaps(exact))
+
+
 def test_what_data_teaches_is_never_shown() -> None:
     assert len(describe_gaps(make_coverage(retraced=20, smallest=5))) == 1
     assert "harmless" in describe_gaps(make_coverage(retraced=20, smallest=5))[0]
@@ -130,6 +160,8 @@ def make_verdict(**changes: object) -> Verdict:
         registration=b"",
         parent=b"",
         registrations=0,
+        eligible=7,
+        verifiers=7,
         coverage=(Miss(1, 1_000_000), Miss(2, 1_000_000)),
     )
     return replace(verdict, **changes)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from milepost.cli.exits import MACHINE_CANNOT, get_exit_code
 from milepost.delivery import Delivery, submit
-from milepost.errors import CannotTell, Refused, Unreachable, WrongUsage
+from milepost.errors import CannotTell, MachineCannot, Refused, Unreachable, WrongUsage
 from milepost.keys import write_key
 from milepost.observer import Observer
 from milepost_consensus.encoding import decode
@@ -40,11 +41,24 @@ class Chain:
 
     def __init__(self, record: Submit) -> None:
         self.ledger = Ledger(make_genesis(4))
+        self.ledger.serve(record.device_class)
         self.bundle = decide_valid(self.ledger, Record(record, ()))
         self.id = self.bundle.submission.id
         self.decided = False
         self.anchored = False
+        self.stated = {f"node-{i}": [record.device_class] for i in range(4)}
+        """What verifiers serve, by name, of those that stated it."""
         self.proof: dict[str, Any] = dict(dump_proof(self.bundle))
+
+    def list_members(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **{name: getattr(m, name) for name in ("name", "roles", "operator")},
+                "id": m.id.hex(),
+                "device_classes": self.stated.get(m.name),
+            }
+            for m in self.ledger.state.members.values()
+        ]
 
     def view(self) -> dict[str, Any]:
         return {
@@ -74,6 +88,8 @@ class Script:
             return Reply(200, {**network, "node": "fake", "height": state.height})
         if path == "/v1/genesis":
             return Reply(200, to_view(state.genesis))
+        if path == "/v1/members":
+            return Reply(200, {"members": self.chain.list_members()})
         if path == "/v1/blobs/missing":
             asked = json.loads(request.body)["digests"]
             return Reply(200, {"missing": [each for each in asked if each not in self.blobs]})
@@ -149,6 +165,36 @@ def test_everything_is_uploaded_once_and_the_proof_is_kept(desk: Desk) -> None:
     proof = json.loads((desk.run / "model.proof.json").read_text())
     digest = hashlib.sha256((desk.run / "model.safetensors").read_bytes()).hexdigest()
     assert proof["unsigned"]["model_sha256"] == digest
+
+
+@pytest.mark.parametrize(("able", "slug"), [(0, "not-served"), (1, "few-verifiers")])
+def test_too_few_who_could_retrain_it_are_told_before_anything_is_uploaded(
+    able: int, slug: str, desk: Desk
+) -> None:
+    for number in range(able, 4):
+        desk.chain.stated[f"node-{number}"] = ["exact/1"]
+    script = Script(desk.chain, obey)
+    with running(script) as (node,), pytest.raises(MachineCannot) as caught:
+        desk.submit(node, wait=True)
+    assert caught.value.slug == slug
+    assert get_exit_code(caught.value) == MACHINE_CANNOT
+    text = str(caught.value)
+    assert decode_class(desk) in text
+    assert ("1 of 4 verifiers" in text and "a sub-quorum has 5" in text) == bool(able)
+    assert not script.blobs
+    assert not script.sent
+
+
+def test_whoever_wants_few_verifiers_gets_them(desk: Desk) -> None:
+    desk.chain.stated = {"node-2": [decode_class(desk)]}
+    script = Script(desk.chain, obey)
+    with running(script) as (node,):
+        assert desk.submit(node, wait=True, few_verifiers=True).verdict is not None
+
+
+def decode_class(desk: Desk) -> str:
+    """The device class of the run."""
+    return desk.chain.bundle.submission.submit.device_class
 
 
 def test_a_node_that_fails_during_the_upload_is_left_for_the_next(desk: Desk) -> None:

@@ -21,6 +21,7 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import Submit
 from milepost_consensus.transactions import Tx, make_tx
+from milepost_ml.device import compute_device_class
 from milepost_ml.files import encode_manifest
 from milepost_ml.recorder import Run
 from milepost_ml.snapshots import read_tensors, write_tensors
@@ -91,8 +92,17 @@ def accepted(net: DevNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert view["height"] > 0
     assert (view["coverage"]["intervals"], view["coverage"]["retraced"]) == (5, 5)
     assert view["checked_against_trust"] is True
+    assert view["verifiers"] == NODES
+    assert NODES - 1 <= view["eligible"] <= NODES  # the liar may be in jail
     assert "Decided" in done.err
     return run
+
+
+def test_every_node_states_on_chain_what_its_machine_repeats(net: DevNetwork) -> None:
+    mine = compute_device_class()
+    nodes = net.run("status", "--json").json["nodes"]
+    assert [set(node["serves"]) for node in nodes] == [{"exact/1", "rounded/1", mine}] * NODES
+    assert f"Retrained as {mine} by {NODES} of {NODES} nodes" in net.run("status").out
 
 
 def test_an_accepted_model_verifies_offline_and_a_changed_one_does_not(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from milepost.errors import Refused
 from milepost.lineage import (
@@ -102,3 +103,17 @@ def test_a_line_that_a_node_does_not_know_to_its_end_is_open() -> None:
     assert view["more"]
     assert not is_registered_throughout(view)
     assert describe_origin(view, {})[-1].startswith("and older ones")
+
+
+def test_a_parent_that_was_compared_within_a_tolerance_is_less_assured() -> None:
+    bundle, _ = make_proof(2)
+    parent = bundle.origin.ancestors[0]
+    bounded = replace(parent, verdict=replace(parent.verdict, tolerance_ppb=100_000))
+    origin = replace(bundle.origin, ancestors=(bounded,))
+    last = replace(parent, verdict=replace(parent.verdict, parent=b""))
+    exact = view_origin(replace(bundle.origin, ancestors=(last,)), bundle.verdict)
+    view = view_origin(origin, bundle.verdict)
+    assert "assurance FULL+REGISTERED T(1e-4)" in describe_origin(view, NAMES)[1]
+    view["more"] = False
+    assert is_registered_throughout(exact)
+    assert not is_registered_throughout(view)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 
@@ -94,19 +96,23 @@ def test_open_duties_are_missed_and_counted() -> None:
 
 def test_standbys_come_first_and_share_the_load_in_their_order() -> None:
     submission = make_submission(make_duty(1, A), make_duty(2, A))
-    added = find_replacements(submission, {1: 1, 2: 1, 3: 1, 4: 1})
+    added = find_replacements(submission, {1: 1, 2: 1, 3: 1, 4: 1}, make_terms())
     assert get_names(added) == [(1, "X"), (2, "Y"), (3, "Z"), (4, "X")]
     assert all(not duty.answer for duty in added)
 
 
 def test_standbys_that_missed_something_come_after_those_that_did_not() -> None:
     submission = make_submission(make_duty(1, X, "missed"), make_duty(2, Y, "agrees"))
-    assert get_names(find_replacements(submission, {3: 3})) == [(3, "Z"), (3, "Y"), (3, "X")]
+    assert get_names(find_replacements(submission, {3: 3}, make_terms())) == [
+        (3, "Z"),
+        (3, "Y"),
+        (3, "X"),
+    ]
 
 
 def test_the_quorum_follows_the_standbys_and_nobody_gets_an_interval_twice() -> None:
     submission = make_submission(make_duty(1, A, "missed"), make_duty(2, B, "agrees"))
-    added = find_replacements(submission, {1: 9})
+    added = find_replacements(submission, {1: 9}, make_terms())
     assert get_names(added) == [(1, "X"), (1, "Y"), (1, "Z"), (1, "C"), (1, "B")]
 
 
@@ -121,17 +127,21 @@ def test_whom_a_panel_proved_wrong_is_passed_over() -> None:
             Accusation(2, 8, leaf, bytes(32), (Z,), (PanelAnswer(Z, other),), "upheld"),
         ),
     )
-    assert get_names(find_replacements(submission, {1: 4})) == [(1, "Y"), (1, "Z"), (1, "C")]
+    assert get_names(find_replacements(submission, {1: 4}, make_terms())) == [
+        (1, "Y"),
+        (1, "Z"),
+        (1, "C"),
+    ]
 
 
 def test_who_was_lazy_elsewhere_is_passed_over() -> None:
     submission = make_submission(make_duty(4, X, "lazy"), make_duty(4, Y, "agrees"))
-    assert get_names(find_replacements(submission, {1: 2})) == [(1, "Z"), (1, "Y")]
+    assert get_names(find_replacements(submission, {1: 2}, make_terms())) == [(1, "Z"), (1, "Y")]
 
 
 def test_replacements_get_flags_like_everybody_and_work_steps_of_their_extension() -> None:
     submission = replace(make_submission(flagged=(2,)), extensions=1)
-    for duty in find_replacements(submission, {1: 1, 2: 2}):
+    for duty in find_replacements(submission, {1: 1, 2: 2}, make_terms()):
         assert duty.flagged == int(duty.interval == 2)
         assert duty.work_step == compute_work_step(
             submission.seed, submission.submit, duty.interval, duty.verifier, extension=2
@@ -155,5 +165,14 @@ def test_a_network_without_a_least_pause_still_has_a_window() -> None:
     assert compute_window((make_duty(0, A),), submit, terms) == 7 + 12
 
 
-def test_a_panel_majority_is_more_than_half_of_all_verifiers() -> None:
-    assert make_terms().panel_majority == 4
+def test_who_does_not_serve_the_device_class_any_more_is_passed_over() -> None:
+    served = {X: frozenset({"exact/1"}), Y: frozenset({"exact/1", "rounded/1"})}
+    terms = dataclasses.replace(make_terms(), served=served)
+    added = find_replacements(make_submission(make_duty(1, A, "missed")), {1: 9}, terms)
+    assert get_names(added) == [(1, "Y"), (1, "Z"), (1, "B"), (1, "C")]
+
+
+@pytest.mark.parametrize(("count", "majority"), [(1, 1), (2, 2), (3, 2), (6, 4), (7, 4)])
+def test_a_panel_majority_is_more_than_half_of_the_panel(count: int, majority: int) -> None:
+    panel = tuple(make_hash(i) for i in range(count))
+    assert replace(make_submission(), panel=panel).panel_majority == majority

@@ -21,7 +21,14 @@ from milepost_consensus.encoding import decode, encode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import compute_quorum
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Attest, Hold, PanelVote, Register, compute_submission_id
+from milepost_consensus.payloads import (
+    Attest,
+    Hold,
+    PanelVote,
+    Register,
+    Serve,
+    compute_submission_id,
+)
 from milepost_consensus.rules import build_block, check_tx, get_proposer, validate_block
 from milepost_consensus.state import LedgerState
 from milepost_consensus.step_digests import compute_work_digest
@@ -66,12 +73,14 @@ RECORDS = [
 # Longest way: held, seeded, elected, retraced, extended twice with witnesses and panels in between.
 LONGEST = 2 * 4 + 1 + 3 * (3 + 1 + 3)
 
+SERVED = ((), ("exact/1",), ("exact/1", "test"), ("test", "exact/1"))
+"""Statements of what a verifier serves; the last one is out of order."""
 SUBMITTER = make_signer("submitter").public
 NUMBERS = st.integers(0, 10**6)
 ACTIONS = st.sampled_from(
     [
         *("submit", "hold", "work", "work", "work", "witness", "vote", "attest", "stray", "pass"),
-        *("register", "refute"),
+        *("register", "refute", "serve"),
     ]
 )
 STEPS = st.lists(st.lists(st.tuples(ACTIONS, NUMBERS, NUMBERS), max_size=12), max_size=14)
@@ -87,6 +96,7 @@ class World:
     def __init__(self, params: Params) -> None:
         self.ledger = Ledger(make_genesis(5, params=params))
         self.verifiers = self.ledger.verifiers
+        self.ledger.serve("exact/1", "test")
 
     def make_submit(self, record: Record, number: int) -> Tx:
         """A submission, every third of them of a registered run if there is a registration."""
@@ -124,6 +134,9 @@ class World:
             return self.make_submit(record, b)
         if action == "register":
             return self.make_register(a)
+        if action == "serve":
+            made = state.standings[member].statements
+            return ledger.sign(Serve(made - made % 2 * (a % 2), pick(SERVED, b)), member)
         if not state.submissions:
             return None
         submission = pick(sorted(state.submissions.values(), key=lambda s: s.id), a)
@@ -234,6 +247,7 @@ def check_standings(before: LedgerState, after: LedgerState) -> None:
         assert old.strikes <= new.strikes
         assert old.lies <= new.lies
         assert old.registrations <= new.registrations
+        assert old.statements <= new.statements
         assert new.lies <= new.strikes
         assert new.missed_duties < after.params.max_missed_duties
     made = after.standings[SUBMITTER].registrations

@@ -117,9 +117,9 @@ def test_every_interval_put_to_the_vote_gives_full_assurance() -> None:
 
 
 def test_without_an_independent_verifier_the_submission_is_undecided() -> None:
-    genesis = make_genesis(3, params=Params(rule="majority"), operators=["of-submitter"] * 3)
-    ledger = Ledger(genesis)
+    ledger = Ledger(make_genesis(3, params=Params(rule="majority")))
     submission = ledger.submit(make_record())
+    ledger.serve()
     ledger.hold(submission)
     ledger.run_until(submission, "decided", limit=3)
     assert ledger.get_verdict(submission).outcome == "UNDECIDED"

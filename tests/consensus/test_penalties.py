@@ -36,6 +36,7 @@ def make_spiky(name: str = "run", profile: str = "exact", **changes: object) -> 
         intervals=12,
         change_scores=scores,
         profile=profile,
+        tolerance_ppb=100_000 if profile == "tolerance" else 0,
         **changes,  # type: ignore[arg-type]
     )
 
@@ -254,7 +255,10 @@ def test_a_lazy_verifier_cannot_answer_again() -> None:
 
 def accuse_falsely(ledger: Ledger, record: Record, submission: bytes, liar: bytes) -> Verdict:
     """The liar accuses a right step; everybody else answers honestly."""
-    witness = record.make_witness(submission, 4 * SPIKE + 1, recomputed=TRUTH)
+    if record.submit.tolerance_ppb:
+        witness = record.make_beyond(submission, SPIKE)
+    else:
+        witness = record.make_witness(submission, 4 * SPIKE + 1, recomputed=TRUTH)
     ledger.apply([ledger.sign(witness, liar)])
     ledger.attest_open(submission)
     honest = [v for v in ledger.verifiers if v != liar]
@@ -264,11 +268,16 @@ def accuse_falsely(ledger: Ledger, record: Record, submission: bytes, liar: byte
     return ledger.get_verdict(submission)
 
 
-@pytest.mark.parametrize(("profile", "strikes"), [("exact", 1), ("rounded", 0), ("class", 0)])
+@pytest.mark.parametrize(
+    ("profile", "strikes"), [("exact", 1), ("rounded", 0), ("class", 0), ("tolerance", 0)]
+)
 def test_the_overruled_are_struck_once_where_arithmetic_is_exact(
     profile: str, strikes: int
 ) -> None:
-    ledger, record, submission = start(record=make_spiky(profile=profile))
+    record = make_spiky(profile=profile)
+    ledger = Ledger(make_genesis(9, params=SHORT))
+    ledger.serve(record.submit.device_class)
+    submission = ledger.start(record)
     liar = get_duty(ledger, submission, SPIKE).verifier
     verdict = accuse_falsely(ledger, record, submission, liar)
     assert (verdict.outcome, verdict.overruled) == ("VALID", (liar,))
@@ -356,8 +365,17 @@ def test_an_answer_ends_the_row() -> None:
     assert get_standing(ledger, silent).strikes == 0
 
 
+def test_silence_about_a_tolerance_is_a_fault_as_every_machine_can_measure() -> None:
+    ledger = Ledger(make_genesis(9, params=SHORT))
+    silent = ledger.verifiers[3]
+    for name in "ab":
+        run_silently(ledger, make_spiky(name, profile="tolerance"), silent)
+    assert get_standing(ledger, silent).strikes == 1
+
+
 def test_silence_about_a_device_class_is_no_fault() -> None:
     ledger = Ledger(make_genesis(9, params=SHORT))
+    ledger.serve("test")
     silent = ledger.verifiers[3]
     for name in "abc":
         run_silently(ledger, make_spiky(name, profile="class"), silent)

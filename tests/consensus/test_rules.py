@@ -215,7 +215,7 @@ def test_an_attest_answers_an_own_open_duty_as_dealt() -> None:
         ({"agrees": 0}, "bad-transaction"),
         ({"agrees": 2}, "bad-transaction"),
         ({"work_digest": b"short"}, "bad-encoding"),
-        ({"distance_ppm": 10**12 + 1}, "bad-encoding"),
+        ({"distance_ppb": 1}, "bad-transaction"),
     ]
     for changes, slug in changed:
         refuse(ledger, ledger.sign(replace(good, **changes), duty.verifier), slug)
@@ -247,7 +247,8 @@ def test_a_witness_must_point_into_the_record() -> None:
         ({"leaf": other.leaf, "path": other.path}, "bad-path"),
         ({"recomputed": good.leaf}, "bad-transaction"),
         ({"recomputed": b""}, "bad-encoding"),
-        ({"distance_ppm": 10**13}, "bad-encoding"),
+        ({"distance_ppb": 10**15 + 1}, "bad-encoding"),
+        ({"distance_ppb": 1}, "bad-transaction"),
     ]
     for changes, slug in changed:
         refuse(ledger, ledger.sign(replace(good, **changes), "node-1"), slug)

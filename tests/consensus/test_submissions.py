@@ -177,7 +177,7 @@ def test_state_and_step_digests_are_the_documented_concatenations() -> None:
 
 def test_payload_types_are_told_apart_by_kind_only_once() -> None:
     answers = {"hold", "attest", "witness", "refute-work", "panel-vote"}
-    governance = {"evidence", "member-update", "onion-refresh"}
+    governance = {"evidence", "member-update", "onion-refresh", "serve"}
     assert set(PAYLOADS) == {"register", "submit"} | answers | governance
     assert len(set(PAYLOADS.values())) == len(PAYLOADS)
     assert PAYLOADS["submit"] is Submit

@@ -11,7 +11,14 @@ from milepost_consensus.params import Params
 from milepost_consensus.payloads import Hold, Witness
 from milepost_consensus.verdicts import Verdict
 from milepost_consensus.verification import advance
-from tests.support.ledger import Ledger, Record, make_genesis, make_hash, make_record
+from tests.support.ledger import (
+    Ledger,
+    Record,
+    make_genesis,
+    make_hash,
+    make_record,
+    make_signer,
+)
 
 TRUTH = make_hash("what the step really yields")
 SPIKE = 5
@@ -544,11 +551,11 @@ def test_a_record_that_is_never_held_is_undecided() -> None:
 
 
 def test_without_an_independent_verifier_the_submission_is_undecided() -> None:
-    genesis = make_genesis(3, params=SHORT, operators=["of-submitter"] * 3)
-    ledger = Ledger(genesis)
+    ledger = Ledger(make_genesis(3, params=SHORT))
     submission = ledger.submit(make_record())
+    ledger.serve()  # nothing any more
     ledger.hold(submission)
-    ledger.apply()
+    ledger.run_until(submission, "decided")
     verdict = ledger.get_verdict(submission)
     assert verdict.outcome == "UNDECIDED"
     assert verdict.reason.startswith("no verifier can be elected")
@@ -570,13 +577,15 @@ def test_reasons_fit_a_line() -> None:
 
 
 def test_an_accusation_in_the_block_of_an_election_of_nobody_is_given_up() -> None:
-    genesis = make_genesis(3, params=SHORT, operators=["of-submitter"] * 3)
+    genesis = make_genesis(3, params=SHORT, operators=["of-submitter", "of-submitter", "c"])
     ledger, record = Ledger(genesis), make_spiky_record()
     submission = ledger.submit(record)
+    own, _, other = (make_signer(f"node-{i}").public for i in range(3))
+    ledger.serve(only=[other])
     ledger.hold(submission)
     while not ledger.get(submission).seed:
         ledger.apply()
     witness = record.make_witness(submission, 1, recomputed=TRUTH)
-    ledger.apply([ledger.sign(witness, ledger.verifiers[0])])
+    ledger.apply([ledger.sign(witness, own)])
     assert ledger.get_verdict(submission).outcome == "UNDECIDED"
     assert [a.outcome for a in ledger.get(submission).accusations] == ["unsettled"]

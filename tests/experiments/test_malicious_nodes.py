@@ -66,7 +66,9 @@ def make_fake_run(poisoned: tuple[int, ...] = (), *, jump: int | None = None) ->
     scores = [1_000_000 // (k + 1) for k in range(INTERVALS)]
     if jump is not None:
         scores[jump] *= 100
-    record = make_record(intervals=INTERVALS, steps_per_interval=STEPS, change_scores=scores)
+    record = make_record(
+        intervals=INTERVALS, steps_per_interval=STEPS, change_scores=scores, profile="exact"
+    )
     truths = tuple(
         Truth(
             agrees=number not in poisoned,

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import pytest
 
 from milepost_consensus.params import Params
+from milepost_consensus.payloads import ROUNDED
 from tests.faults.customer import Customer
 from tests.faults.network import PARAMS, FaultyNetwork
 from tests.support.node_processes import record_run
@@ -32,7 +33,7 @@ class OpenScene(Protocol):
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Different small records; read them, never change them."""
     folder = tmp_path_factory.mktemp("runs")
-    return [record_run(folder, "run" + "-" * i) for i in range(RUNS)]
+    return [record_run(folder, "run" + "-" * i, profile=ROUNDED) for i in range(RUNS)]
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ class Customer:
                 agrees=1,
                 work_step=duty.work_step,
                 work_digest=compute_digest("work", duty.verifier),
-                distance_ppm=0,
+                distance_ppb=0,
             )
             height = self.history.heights[index][-1][0]
             tx = make_tx(

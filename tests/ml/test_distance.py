@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -13,16 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from milepost_consensus.distances import MAX_DISTANCE_PPB
+from milepost_ml.arithmetic.cpu.pair_sums import BLOCK_VALUES
 from milepost_ml.distance import (
-    BLOCK_VALUES,
-    MAX_DISTANCE_PPM,
     MAX_SCORE,
-    Tensors,
+    compute_change,
     compute_change_score,
-    compute_distance_ppm,
+    compute_distance_ppb,
     compute_distances,
 )
 from milepost_ml.errors import InvalidRecord
+from milepost_ml.movement import Tensors
 
 Pair = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
 
@@ -204,31 +206,96 @@ def test_inputs_are_left_alone() -> None:
     before, after = {"w": np.arange(4.0)}, {"w": np.arange(4.0) + 1}
     compute_distances(before, after)
     compute_change_score(before, after)
-    compute_distance_ppm(before, after, after)
+    compute_distance_ppb(before, after, after)
     assert before["w"].tolist() == [0, 1, 2, 3]
     assert after["w"].tolist() == [1, 2, 3, 4]
 
 
-def test_distance_ppm_is_the_share_of_the_movement() -> None:
+def test_distance_ppb_is_the_share_of_the_movement() -> None:
     start, end = {"w": np.zeros(4)}, {"w": np.full(4, 2.0)}
-    assert compute_distance_ppm(end, end, start) == 0
-    assert compute_distance_ppm(start, end, start) == 1_000_000
-    nearly = {"w": np.full(4, 2.0 - 2e-6)}
-    assert compute_distance_ppm(nearly, end, start) == 1
-    assert compute_distance_ppm(start, start, start) == 0
-    assert compute_distance_ppm(end, start, start) == MAX_DISTANCE_PPM
-    assert compute_distance_ppm({"w": np.full(4, 1e300)}, end, start) == MAX_DISTANCE_PPM
+    assert compute_distance_ppb(end, end, start) == 0
+    assert compute_distance_ppb(start, end, start) == 10**9
+    nearly = {"w": np.full(4, 2.0 - 3e-9)}
+    assert compute_distance_ppb(nearly, end, start) == 2, "rounded up"
+    nearly = {"w": np.full(4, 2.0 - 2e-15)}
+    assert compute_distance_ppb(nearly, end, start) == 1, "0 is for equality"
+    assert compute_distance_ppb(start, start, start) == 0
+    assert compute_distance_ppb(end, start, start) == MAX_DISTANCE_PPB
+    assert compute_distance_ppb({"w": np.full(4, 1e300)}, end, start) == MAX_DISTANCE_PPB
     diverged = {"w": np.array([0.0, math.nan, 1.0, 2.0])}
-    assert compute_distance_ppm(diverged, end, start) == MAX_DISTANCE_PPM
+    assert compute_distance_ppb(diverged, end, start) == MAX_DISTANCE_PPB
+
+
+def test_a_movement_counts_at_least_as_a_share_of_the_norm() -> None:
+    start, end = {"w": np.full(4, 2.0 - 2**-20)}, {"w": np.full(4, 2.0)}
+    retrained = {"w": np.full(4, 2.0 - 2**-21)}
+    assert compute_distance_ppb(retrained, end, start) == 500_000_000
+    assert compute_distance_ppb(retrained, end, start, least=2.0**-20) == 250_000_000
+    assert compute_distance_ppb(retrained, end, start, least=2.0**-22) == 500_000_000
+    assert compute_distance_ppb(retrained, end, end, least=2.0**-20) == MAX_DISTANCE_PPB
 
 
 @settings(max_examples=50, deadline=None)
 @given(pairs(), st.floats(1e-3, 1e3))
-def test_distance_ppm_matches_the_formula(pair: Pair, scale: float) -> None:
+def test_distance_ppb_matches_the_formula(pair: Pair, scale: float) -> None:
     start, end = pair
     retrained = {name: end[name].astype(np.float64) * (1 + 1e-4 * scale) for name in end}
     gap = math.dist(_flat(retrained), _flat(end))
     moved = math.dist(_flat(end), _flat(start))
-    found = compute_distance_ppm(retrained, end, start)
-    if gap and moved:
-        assert found == pytest.approx(min(1e6 * gap / moved, 1e12), rel=1e-9, abs=1)
+    found = compute_distance_ppb(retrained, end, start)
+    if min(gap, moved) > 1e-150:  # the squares of smaller ones vanish
+        assert found == pytest.approx(min(1e9 * gap / moved, 1e15), rel=1e-6, abs=1)
+
+
+def _exact_distances(before: Tensors, after: Tensors) -> tuple[float, float, float, float]:
+    """Absolute, L2, percent and cosine to the last digit: fractions, and 120-digit roots."""
+    with localcontext(prec=120):
+        a, b = ([Decimal(value) for value in _flat(side)] for side in (before, after))
+        moved = [y - x for x, y in zip(a, b, strict=True)]
+        absolute, weight = sum(map(abs, moved)), sum(map(abs, a))
+        squares = [sum(x * x for x in side) for side in (moved, a, b)]
+        l2, norm_a, norm_b = (Decimal(each).sqrt() for each in squares)
+        dot = sum(x * y for x, y in zip(a, b, strict=True))
+        cosine = 1 - dot / norm_a / norm_b
+        return float(absolute), float(l2), float(100 * absolute / weight), float(cosine)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(0, 2**32), st.integers(-140, 120), st.integers(-40, 20))
+def test_error_bounds_hold_at_any_magnitude(size: int, seed: int, scale: int, step: int) -> None:
+    # Down to numbers below float32's normal range and up to near its end; steps below one ulp.
+    chance = np.random.default_rng(seed)
+    start = chance.normal(size=size) * 2.0**scale
+    end = start + chance.normal(size=size) * 2.0 ** min(scale + step, 122)
+    before, after = {"w": start.astype(np.float32)}, {"w": end.astype(np.float32)}
+    if not (before["w"].any() and after["w"].any()):
+        return
+    found = compute_distances(before, after)
+    absolute, l2, percent, cosine = _exact_distances(before, after)
+    assert found.absolute == pytest.approx(absolute, rel=2e-12, abs=0)
+    assert found.l2 == pytest.approx(l2, rel=2e-12, abs=0)
+    assert found.percent == pytest.approx(percent, rel=2e-12, abs=0)
+    norms = [float(np.linalg.norm(side["w"].astype(np.float64))) for side in (before, after)]
+    bound = 1e-11 * min(1.0, l2 / norms[0] * (l2 / norms[1]))
+    assert abs(found.cosine - cosine) <= bound + 1e-110  # the roots above have 120 digits
+    if l2 == 0:
+        assert found.cosine == 0.0
+
+
+@settings(deadline=None)
+@given(pairs())
+def test_a_change_is_that_of_its_tensors(pair: Pair) -> None:
+    before, after = pair
+    change = compute_change(before, after)
+    assert change.distances == compute_distances(before, after)
+    assert change.score == compute_change_score(before, after)
+    assert list(change.tensors) == sorted(before)
+    for name, each in change.tensors.items():
+        alone = {name: before[name]}, {name: after[name]}
+        assert each.distances == compute_distances(*alone)
+        assert each.score == compute_change_score(*alone)
+        assert each.size == before[name].size
+    assert sum(each.score for each in change.tensors.values()) == change.score
+    moved = change.distances.absolute
+    shares = sum(each.share for each in change.tensors.values())
+    assert shares == pytest.approx(1.0 if moved else 0.0)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from milepost_consensus.payloads import PROFILES
+from milepost_consensus.payloads import KNOWN_PROFILES, PROFILES
 from milepost_ml.admission import build_submit
 from milepost_ml.arithmetic.exact import is_active
 from milepost_ml.errors import RecordingError, RefusedOperator
@@ -90,7 +90,7 @@ def test_the_profiles_differ_in_their_bits(tmp_path: Path) -> None:
     assert len(models) == 3
 
 
-@pytest.mark.parametrize("profile", ["exact", "rounded"])
+@pytest.mark.parametrize("profile", ["exact", "rounded", "tolerance"])
 def test_the_number_of_threads_is_the_users(profile: str, tmp_path: Path) -> None:
     torch.set_num_threads(2)
     record(tmp_path, steps=2, every=2, profile=profile)
@@ -175,7 +175,7 @@ def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:
 # Nothing is left behind --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", KNOWN_PROFILES)
 def test_model_and_optimizer_are_as_before(profile: str, tmp_path: Path) -> None:
     run, model, optimizer = make_run(tmp_path, profile=profile)
     options = {**optimizer.param_groups[0], "params": None}
@@ -195,7 +195,7 @@ def test_model_and_optimizer_are_as_before(profile: str, tmp_path: Path) -> None
     step(model, optimizer, (make_task("mlp").inputs, make_task("mlp").targets))
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", KNOWN_PROFILES)
 @pytest.mark.parametrize("how", ["break", "error", "refusal", "finish inside", "held"])
 def test_the_arithmetic_ends_with_the_loop(profile: str, how: str, tmp_path: Path) -> None:
     run, model, optimizer = make_run(tmp_path, profile=profile)
@@ -224,7 +224,7 @@ def test_the_arithmetic_ends_with_the_loop(profile: str, how: str, tmp_path: Pat
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", KNOWN_PROFILES)
 def test_a_pause_is_plain_pytorch_and_no_part_of_the_run(profile: str, tmp_path: Path) -> None:
     task = make_task("convnet")
     folders = []

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from milepost_consensus.crypto import ZERO_DIGEST, compute_digest
+from milepost_consensus.distances import MAX_DISTANCE_PPB
 from milepost_consensus.merkle import compute_root, verify_path
 from milepost_consensus.payloads import Submit
 from milepost_consensus.step_digests import compute_work_digest
 from milepost_ml.admission import build_submit, validate_record
 from milepost_ml.digests import compute_snapshot_digest
-from milepost_ml.distance import MAX_DISTANCE_PPM
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import (
     DATA,
@@ -78,7 +78,7 @@ def test_every_kind_of_model_repeats(name: str, tmp_path: Path) -> None:
         found = retrace(folder, interval)
         assert found.agrees, (interval, found.step, found.part)
         assert found.step is None
-        assert found.distance_ppm == 0
+        assert found.distance_ppb == 0
         assert found.trained == len(get_steps(read_recipe(FolderFiles(folder))[1], interval))
 
 
@@ -216,7 +216,7 @@ def check_difference(folder: Path, interval: int, step: int, part: str) -> Retra
     assert (found.pre_state == b"") == (step == first)
     # It stops at that step, and trains up to it once more for the state before it.
     assert found.trained == 2 * (step - first) + 1
-    assert found.distance_ppm == 0
+    assert found.distance_ppb == 0
     return found
 
 
@@ -234,7 +234,7 @@ def test_poison_in_the_middle_of_an_interval_is_named(tmp_path: Path) -> None:
     check_difference(folder, 1, 17, "gradient")
     whole = retrace_recorded(folder, 1)
     assert (whole.step, whole.part) == (17, "gradient")
-    assert whole.distance_ppm > 10_000
+    assert whole.distance_ppb > 10_000_000
     assert whole.trained == 10 + 7
     assert retrace(folder, 0).agrees
     assert retrace(folder, 2).agrees
@@ -306,7 +306,7 @@ def test_a_forged_loss_is_named(tmp_path: Path) -> None:
     data[100 * 2 + 64 : 100 * 2 + 68] = np.float32(0.25).tobytes()
     steps.write_bytes(data)
     found = retrace(folder, 1)
-    assert (found.step, found.part, found.distance_ppm) == (7, "loss", 0)
+    assert (found.step, found.part, found.distance_ppb) == (7, "loss", 0)
 
 
 def submit_by_hand(folder: Path) -> Submit:
@@ -390,8 +390,8 @@ def test_a_graph_that_cannot_be_computed_fails_alike_everywhere(
     found = retrace_interval(submit, files, 1, verifier=VERIFIER, work_step=4)
     assert (found.agrees, found.step, found.part) == (False, 4, "failed")
     assert found.work_digest == ZERO_DIGEST
-    assert found.distance_ppm == 0
-    assert retrace_recorded(folder, 1).distance_ppm == MAX_DISTANCE_PPM
+    assert found.distance_ppb == 0
+    assert retrace_recorded(folder, 1).distance_ppb == MAX_DISTANCE_PPB
     stepper = Stepper(bad, folder / DATA)
     batch = stepper.get_batch_digest(4)
     assert found.recomputed == compute_digest("step-failed", submit.snapshots[1] + batch)

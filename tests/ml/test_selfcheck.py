@@ -34,7 +34,7 @@ def test_a_difference_is_named_with_step_part_and_cause(tmp_path: Path) -> None:
     assert (found.identical, found.step, found.part) == (False, 2, "gradient")
     assert "step 2" in found.message
     assert "not-reproducible" in found.message
-    assert found.distance_ppm > 0
+    assert found.distance_ppb > 0
 
 
 def test_an_unreadable_record_is_no_answer(tmp_path: Path) -> None:

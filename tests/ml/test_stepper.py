@@ -50,7 +50,7 @@ def test_steps_lead_from_snapshot_to_snapshot(tmp_path: Path) -> None:
     assert stepper.get_digest() == compute_snapshot_digest(12, read_state(files, recipe, 3))
 
 
-@pytest.mark.parametrize("profile", ["exact", "rounded", "class"])
+@pytest.mark.parametrize("profile", ["exact", "rounded", "class", "tolerance"])
 def test_nans_are_one_value_where_profiles_compare_machines(profile: str, tmp_path: Path) -> None:
     folder = record(tmp_path, steps=2, every=1, profile=profile)
     files = FolderFiles(folder)

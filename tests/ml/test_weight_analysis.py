@@ -18,7 +18,13 @@ from milepost_ml.datasets import load_mnist_5k
 from milepost_ml.distance import compute_change_score, compute_distances
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.poison import add_trigger
-from milepost_ml.weight_analysis import COLUMNS, WeightAnalysis, analyse_record, analyse_snapshots
+from milepost_ml.weight_analysis import (
+    COLUMNS,
+    WeightAnalysis,
+    analyse_interval,
+    analyse_record,
+    analyse_snapshots,
+)
 
 INTERVALS = 24
 STEPS = 40
@@ -157,6 +163,8 @@ def test_a_record_is_analysed_as_its_journal_and_submission_say(
         assert len(item.steps) == line["steps"]
         assert item.rate_sum == line["rate_sum"]
         assert item.distances._asdict() == {name: line[name] for name in item.distances._fields}
+        assert analyse_interval(tiny_run, item.interval).tensors == item.tensors
+        assert sum(each.score for each in item.tensors.values()) == item.change_score
     scores = tuple(item.change_score for item in analysis.intervals)
     assert scores == tiny_submit.change_scores
     flags = compute_flags(scores, tiny_submit.rate_sums, "robust")

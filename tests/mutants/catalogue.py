@@ -9,10 +9,12 @@ from tests.mutants.agreement import AGREEMENT
 from tests.mutants.governance import GOVERNANCE
 from tests.mutants.ledger import LEDGER
 from tests.mutants.mutant import Mutant
+from tests.mutants.services import SERVICES
 from tests.mutants.signing import SIGNING
+from tests.mutants.tolerance import TOLERANCE
 from tests.mutants.training import TRAINING
 
-MUTANTS: Final = (*AGREEMENT, *SIGNING, *GOVERNANCE, *LEDGER, *TRAINING)
+MUTANTS: Final = (*AGREEMENT, *SIGNING, *GOVERNANCE, *LEDGER, *TRAINING, *SERVICES, *TOLERANCE)
 
 
 class UnknownMutant(Exception):

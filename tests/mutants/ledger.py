@@ -142,15 +142,15 @@ ELECTIONS: Final = (
     Mutant(
         "submitter's operator elected",
         "duties",
-        "if m.operator != operator and m.id not in self.jailed]",
-        "if m.id not in self.jailed]",
+        "if self.members[v].operator != operator]",
+        "if operator]",
         ("verification",),
     ),
     Mutant(
         "jailed member elected",
         "duties",
-        "if m.operator != operator and m.id not in self.jailed]",
-        "if m.operator != operator]",
+        "if v not in self.jailed]",
+        "if v]",
         ("beacon", "governance"),
     ),
     Mutant(
@@ -179,9 +179,9 @@ ELECTIONS: Final = (
 VERDICTS: Final = (
     Mutant(
         "half of the panel is a majority",
-        "duties",
-        "return len(self.verifiers) // 2 + 1",
-        "return len(self.verifiers) // 2",
+        "submissions",
+        "return len(self.panel) // 2 + 1",
+        "return len(self.panel) // 2",
         ("verification",),
     ),
     Mutant(

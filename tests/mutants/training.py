@@ -1,4 +1,6 @@
-"""Bugs in what the ledger says about training: registrations, refuted work, penalties, audits."""
+"""Bugs in what the ledger says about training: registrations, refuted work, penalties, panels,
+audits.
+"""
 
 from __future__ import annotations
 
@@ -180,8 +182,8 @@ WORK: Final = tuple(
         (
             "the lazy are asked again",
             "duties",
-            " | {duty.verifier for duty in submission.duties if duty.answer == LAZY}",
-            "",
+            "find_contradicted(submission) | lazy",
+            "find_contradicted(submission)",
         ),
         (
             "laziness is free",
@@ -236,6 +238,72 @@ PENALTIES: Final = tuple(
             "draft",
             "s.id for s in state.standings.values() if s.lies >= state.params.max_strikes",
             "s.id for s in state.standings.values() if s.strikes > state.params.max_strikes",
+        ),
+    )
+)
+
+PANELS: Final = tuple(
+    Mutant(name, module, old, new, ("panels",))
+    for name, module, old, new in (
+        (
+            "one liar among the accusers brings an accusation down",
+            "panels",
+            "_get_claimants(each) <= contradicted",
+            "_get_claimants(each) & contradicted",
+        ),
+        (
+            "who looked and found a difference is overheard",
+            "panels",
+            "return others.union(accusation.accusers)",
+            "return set(accusation.accusers)",
+        ),
+        (
+            "dismissed for ever",
+            "answers",
+            "outcome=OPEN if found.outcome == DISMISSED else found.outcome,",
+            "outcome=found.outcome,",
+        ),
+        (
+            "a settled accusation opened again",
+            "answers",
+            "outcome=OPEN if found.outcome == DISMISSED else found.outcome,",
+            "outcome=OPEN,",
+        ),
+        (
+            "dismissed whatever the arithmetic",
+            "panels",
+            "    if submission.submit.profile != EXACT:\n        return submission\n",
+            "",
+        ),
+        (
+            "liars are heard on and on",
+            "panels",
+            "if each.outcome == OPEN and _get_claimants(each) <= contradicted",
+            "if False",
+        ),
+        (
+            "a refuted accuser that voted otherwise before is believed",
+            "panels",
+            "wrong.update(accusation.accusers)",
+            "pass",
+        ),
+        (
+            "who vouched for an upheld step is believed",
+            "panels",
+            "if accusation.outcome == UPHELD:",
+            "if False:",
+        ),
+        (
+            "all accusations recomputed at once",
+            "panels",
+            "if submission.phase == PANEL or submission.submit.profile != EXACT else due[:1]",
+            "if True else due[:1]",
+        ),
+        (
+            "one accusation at a time on the last day too",
+            "panels",
+            "if submission.phase == PANEL or submission.submit.profile != EXACT else due[:1]",
+            "if submission.submit.profile != EXACT else due[:1]",
         ),
     )
 )
@@ -302,4 +370,4 @@ AUDITS: Final = tuple(
     )
 )
 
-TRAINING: Final = (*REGISTRATIONS, *WORK, *PENALTIES, *AUDITS)
+TRAINING: Final = (*REGISTRATIONS, *WORK, *PENALTIES, *PANELS, *AUDITS)

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from milepost import network
 from milepost_consensus.payloads import Attest, PanelVote, Witness
+from milepost_consensus.step_digests import compute_beyond_digest
 from milepost_consensus.transactions import Payload, decode_payload
 from milepost_node.__main__ import main
 from milepost_node.behaviours.builtin import BEHAVIOURS
 from milepost_node.behaviours.registry import HONEST, Behaviour, load_behaviours
-from milepost_node.questions import FALSE_DISTANCE_PPM, compute_false_digest
-from tests.support.nodes import make_named_genesis, wait_until
+from milepost_node.questions import compute_false_digest
+from tests.support.nodes import make_named_genesis, make_upload, wait_until
 from tests.support.verifiers import PARAMS, UPLOAD, Desk, working
 
 MANUAL = Path(__file__).parents[2] / "docs" / "behaviours.md"
@@ -28,7 +29,7 @@ async def answer_duties(desk: Desk) -> dict[int, type[Payload]]:
     """What a verifier says about four intervals, of which number 2 differs from step 9 on."""
     desk.have_files()
     desk.retracer.faults = {2: 9}
-    desk.ledger.start(UPLOAD.record)
+    desk.ledger.start(desk.upload.record)
     async with working(desk):
         await wait_until(lambda: len(desk.verifier.done) == 4)
     return {each.interval: type(each) for each in desk.said if isinstance(each, Attest | Witness)}
@@ -68,9 +69,74 @@ async def test_answers_to_duties(
     assert sum(kind == "retrace" for kind, _ in desk.retracer.asked) == retraced
     for said in desk.said:
         if isinstance(said, Witness) and said.interval != 2:
-            assert said.recomputed == compute_false_digest(said.leaf)
+            assert said.recomputed == compute_false_digest(UPLOAD.submit, said.leaf)
         if isinstance(said, Witness) and said.interval == 2:
             assert said.recomputed == desk.retracer.compute_truth(UPLOAD.submit, 2, 9)
+
+
+BOUND_PPB = 100_000
+BOUNDED = make_upload("bounded", intervals=4, tolerance_ppb=BOUND_PPB)
+
+
+@pytest.mark.parametrize(
+    ("name", "clique", "expected"),
+    [
+        ("", (), HONESTLY),
+        ("ordered", (), VOUCHING),
+        ("chaotic", (), {0: Witness, 1: Witness, 2: Attest, 3: Witness}),
+        ("lazy", (), VOUCHING),
+        ("colluding", OTHERS, ACCUSING),
+        ("false-witness", (), ACCUSING),
+    ],
+)
+async def test_under_a_tolerance_lies_have_distances_that_the_ledger_takes(
+    tmp_path: Path, name: str, clique: tuple[str, ...], expected: dict[int, type[Payload]]
+) -> None:
+    desk = Desk(tmp_path, ALL[name], clique=clique, upload=BOUNDED)
+    # What the ledger would refuse is not among what was said.
+    assert await answer_duties(desk) == expected
+    for said in desk.said:
+        if isinstance(said, Attest):
+            assert said.distance_ppb <= BOUND_PPB
+        elif isinstance(said, Witness):
+            assert said.distance_ppb > BOUND_PPB
+            assert said.step == 4 * said.interval + 3, "the interval's last"
+            assert said.recomputed == compute_beyond_digest(said.leaf)
+
+
+@pytest.mark.parametrize(
+    ("name", "faulty", "beyond"),
+    [("", False, False), ("", True, True), ("chaotic", False, True), ("chaotic", True, False)],
+)
+async def test_under_a_tolerance_a_panel_answers_with_one_bit(
+    tmp_path: Path, name: str, faulty: bool, beyond: bool
+) -> None:
+    desk = Desk(tmp_path, ALL[name], upload=BOUNDED)
+    desk.have_files()
+    desk.retracer.faults = {2: 9} if faulty else {}
+    submission = desk.ledger.start(BOUNDED.record)
+    witness = BOUNDED.record.make_beyond(submission, 2)
+    desk.ledger.apply([desk.ledger.sign(witness, desk.others[0])])
+    async with working(desk):
+        await wait_until(lambda: desk.say_count(PanelVote) == 1)
+    (vote,) = (said for said in desk.said if isinstance(said, PanelVote))
+    assert vote.recomputed == (witness.recomputed if beyond else witness.leaf)
+
+
+@pytest.mark.parametrize(("name", "agrees"), [("", (1, 0)), ("chaotic", (0, 1)), ("lazy", (1, 1))])
+async def test_under_a_tolerance_votes_of_rule_majority_fit_too(
+    tmp_path: Path, name: str, agrees: tuple[int, int]
+) -> None:
+    params = replace(PARAMS, rule="majority", audit_permille=1_000)
+    desk = Desk(tmp_path, ALL[name], genesis=make_named_genesis(4, params), upload=BOUNDED)
+    desk.have_files()
+    desk.retracer.faults = dict.fromkeys((2, 3), 0)
+    desk.ledger.start(BOUNDED.record)
+    async with working(desk):
+        await wait_until(lambda: bool(desk.said) and len(desk.said) == len(desk.verifier.done))
+    for said in desk.said:
+        assert isinstance(said, Attest)
+        assert said.agrees == agrees[said.interval >= 2]
 
 
 async def test_made_up_work_is_another_one_for_every_interval(tmp_path: Path) -> None:
@@ -147,7 +213,7 @@ async def test_answers_on_the_panel(
     stated = {
         "leaf": leaf,
         "truth": desk.retracer.compute_truth(UPLOAD.submit, 2, 9),
-        "lie": compute_false_digest(leaf),
+        "lie": compute_false_digest(UPLOAD.submit, leaf),
     }
     assert vote.recomputed == stated[str(expected)]
 
@@ -173,10 +239,11 @@ async def test_copycat_repeats_what_others_said_and_never_trains(tmp_path: Path)
         desk.ledger.apply([attest, desk.ledger.sign(witness, other)])
         await wait_until(lambda: len(desk.said) == 2)
     said = {each.interval: each for each in desk.said if isinstance(each, Attest | Witness)}
-    copied = decode_payload(attest)
+    copied, copy = decode_payload(attest), said[0]
     assert isinstance(copied, Attest)
-    assert said[0] == copied, "word by word, and so with a work digest keyed to the other"
-    assert said[2] == replace(witness, distance_ppm=FALSE_DISTANCE_PPM)
+    assert isinstance(copy, Attest)
+    assert copy.work_digest == copied.work_digest, "and so keyed to the other"
+    assert said[2] == witness
     desk.advance()
     assert not {"retrace", "recompute"} & {kind for kind, _ in desk.retracer.asked}
 
@@ -215,7 +282,8 @@ async def test_copycat_with_nobody_to_copy_makes_its_work_up(tmp_path: Path) -> 
 
 def test_liars_agree_with_each_other_and_with_nobody_else() -> None:
     leaf, other = b"\x01" * 32, b"\x02" * 32
-    assert compute_false_digest(leaf) not in (leaf, compute_false_digest(other))
+    lie = compute_false_digest(UPLOAD.submit, leaf)
+    assert lie not in (leaf, compute_false_digest(UPLOAD.submit, other))
 
 
 @pytest.mark.parametrize("name", ["", "lazy"])

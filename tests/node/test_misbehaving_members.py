@@ -151,7 +151,8 @@ async def test_verdicts_are_right_whatever_two_say(
         duties = [d for d in trial.get(verdict).duties if d.verifier in trial.liars]
         accused = trial.find_said(verdict, Witness)
         assert len(accused) == (len(duties) if accuses else 0)
-        assert all(said.recomputed == compute_false_digest(said.leaf) for said in accused)
+        submit = trial.get(verdict).submit
+        assert all(said.recomputed == compute_false_digest(submit, said.leaf) for said in accused)
         assert len(trial.find_said(verdict, Attest)) == (0 if accuses else len(duties))
 
         verdict = await trial.judge(runs.poisoned)

@@ -1,4 +1,5 @@
-"""Nodes on processors of different generations agree on every bit of an exact run.
+"""Nodes on processors of different generations agree on every bit of an exact run, and on which
+side of its bound a run with a tolerance lies.
 
 One machine stands for many: PyTorch, NumPy and the compiler of the kernels are each kept from the
 newer vector instructions in some nodes, and nodes retrain with one thread or with two.
@@ -15,11 +16,15 @@ import pytest
 import torch
 
 from milepost import bundle, delivery, network
+from milepost.answers import verify
+from milepost.coverage import describe_assurance
 from milepost.processes import LocalNetwork
 from milepost_consensus.params import Params
+from milepost_consensus.step_digests import compute_beyond_digest
 from milepost_consensus.submissions import AGREES, UPHELD, Submission
 from milepost_consensus.verdicts import FULL, INVALID, VALID, Verdict
-from tests.support.training import Loop, record
+from tests.support.models import make_task
+from tests.support.training import Cheat, Loop, record
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -129,4 +134,56 @@ def test_a_poisoned_exact_run_is_refuted_by_every_processor(net: Path, tmp_path:
     assert accusation.outcome == UPHELD
     # Whatever the processor, it is the same other step digest.
     assert len({answer.recomputed for answer in accusation.answers}) == 1
+    assert not verdict.overruled
+
+
+def record_with_tolerance(folder: Path, cheat: Cheat | None = None, seed: int = 3) -> Path:
+    """On two threads, in plain float32: no node gets the same bits but by chance."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        return record(
+            folder,
+            task=make_task("lenet", records=96),
+            steps=STEPS,
+            every=EVERY,
+            batch_size=32,
+            profile="tolerance",
+            cheat=cheat,
+            seed=seed,
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_run_with_a_tolerance_is_full_within_it(net: Path, tmp_path: Path) -> None:
+    run = record_with_tolerance(tmp_path)
+    submission, verdict = judge(net, run)
+    assert (verdict.outcome, verdict.profile) == (VALID, "tolerance")
+    assert describe_assurance(verdict) == "FULL T(1e-3)"
+    assert not verdict.overruled
+    distances = {duty.distance_ppb for duty in submission.duties}
+    assert max(distances) > 0, "other bits on other processors"
+    assert max(distances) <= verdict.tolerance_ppb
+    report = verify(run / "model.safetensors", trust=net / "network.trust")
+    assert (report.verdict, report.subject["assurance"]) == ("accepted", "FULL T(1e-3)")
+    assert any("within the tolerance cannot be excluded" in gap for gap in report.gaps)
+    assert any("drift budget 5 x 1e-3 = 0.5 %" in check.detail for check in report.checks)
+
+
+def test_one_poisoned_example_is_beyond_on_every_processor(net: Path, tmp_path: Path) -> None:
+    def poison(step: int, loop: Loop) -> None:
+        if step == 5:
+            loop.batch[1] = loop.batch[1].clone()
+            loop.batch[1][0] = (loop.batch[1][0] + 1) % 10
+
+    submission, verdict = judge(net, record_with_tolerance(tmp_path, poison, seed=4))
+    assert (verdict.outcome, verdict.profile) == (INVALID, "tolerance")
+    assert [(each.interval, each.step) for each in verdict.refuted] == [(2, 5)]
+    assert "ends further than 1e-3 of its movement" in verdict.reason
+    (accusation,) = submission.accusations
+    assert accusation.outcome == UPHELD
+    assert {each.recomputed for each in accusation.answers} == {
+        compute_beyond_digest(accusation.leaf)
+    }
     assert not verdict.overruled

@@ -22,7 +22,7 @@ from milepost_consensus.members import Genesis
 from milepost_consensus.payloads import Hold, Register
 from milepost_consensus.problems import PROBLEMS
 from milepost_consensus.registrations import Registration
-from milepost_consensus.transactions import Tx, make_tx
+from milepost_consensus.transactions import Tx, compute_tx_id, make_tx
 from milepost_consensus.verdicts import VALID
 from milepost_consensus.views import from_view
 from milepost_node.errors import InvalidRequest
@@ -79,12 +79,28 @@ async def test_status_and_genesis(cluster: Cluster, client: httpx.AsyncClient) -
     assert status.keys() == {
         *("network", "network_id", "node", "key", "height", "block_id", "syncing", "peers"),
         *("peers_reachable", "mempool", "version", "behaviour", "device_classes"),
-        *("signing", "key_in_use"),
+        *("signing", "key_in_use", "serves"),
     }
     assert (status["node"], status["network"], status["height"]) == ("node-0", "test", 0)
     assert status["key"] == make_signer("node-0").public.hex()
     genesis = (await client.get("/v1/genesis")).json()
     assert from_view(Genesis, genesis) == cluster.genesis
+
+
+async def test_members_and_what_they_serve(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    node = cluster.nodes[0]
+    me = make_signer("node-0").public
+    assert (await get_members(client))["submitter"]["device_classes"] is None
+    await wait_until(lambda: node.runtime.state.standings[me].statements)
+    members = await get_members(client)
+    assert (members["node-0"]["id"], members["node-0"]["roles"]) == (me.hex(), 3)
+    assert members["node-0"]["device_classes"] == ["exact/1", "rounded/1"]
+    assert (await client.get("/v1/status")).json()["serves"] == ["exact/1", "rounded/1"]
+
+
+async def get_members(client: httpx.AsyncClient) -> dict[str, dict[str, object]]:
+    listed = (await client.get("/v1/members")).json()["members"]
+    return {each["name"]: each for each in listed}
 
 
 async def test_health(cluster: Cluster, client: httpx.AsyncClient) -> None:
@@ -491,7 +507,7 @@ async def test_bad_messages_are_dropped_and_counted(
     assert answer.status_code == 204
     assert node.runtime.counts["bad-encoding"] == 4
     assert node.admission.counts["not-a-member"] == 1
-    assert (await client.get("/v1/status")).json()["mempool"] == 0
+    assert compute_tx_id(tx, node.network) not in node.mempool
 
 
 async def test_other_network_is_told_so(cluster: Cluster, client: httpx.AsyncClient) -> None:

@@ -36,6 +36,7 @@ from milepost_node.jobs import (
     RetraceInterval,
     StepCommitment,
     StepDigest,
+    Unable,
     Valid,
     ValidateRecord,
 )
@@ -122,7 +123,7 @@ def test_what_was_retraced_tells_who_did_not(
     assert desk.ask(tiny_submit, replace(lazy, answer="differs")) is None
 
 
-@pytest.mark.parametrize("profile", ["exact", "rounded"])
+@pytest.mark.parametrize("profile", ["exact", "rounded", "tolerance"])
 def test_runs_of_every_machine_with_threads_of_this_ones(
     profile: str, tmp_path: Path, tiny_run: Path, tiny_submit: Submit
 ) -> None:
@@ -149,7 +150,30 @@ def test_runs_of_every_machine_with_threads_of_this_ones(
 
 def test_device_classes_are_those_that_records_are_made_on(desk: Desk, tiny_submit: Submit) -> None:
     answer = desk.worker.perform(GetDeviceClasses())
-    assert answer == DeviceClasses(("exact/1", "rounded/1", tiny_submit.device_class), "")
+    assert answer == DeviceClasses(
+        ("exact/1", "rounded/1", tiny_submit.device_class, "tolerance/1"), ""
+    )
+
+
+def test_what_computes_otherwise_than_its_class_retraces_nothing(
+    desk: Desk, tiny_run: Path, tiny_submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before each task, whatever was found before the last one."""
+    desk.store(tiny_run)
+    jobs = (
+        RetraceInterval(encode(tiny_submit), 1, ME, EVERY + 1),
+        RecomputeStep(encode(tiny_submit), 1, EVERY, b""),
+    )
+    assert isinstance(desk.worker.perform(jobs[0]), Retrace)
+    gelu = torch.nn.functional.gelu
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "gelu", lambda x: gelu(x, approximate="tanh"))
+        for job in jobs:
+            answer = desk.worker.perform(job)
+            assert isinstance(answer, Unable)
+            assert answer.device_class == tiny_submit.device_class
+            assert answer.fault.startswith("this machine is torch-")
+    assert isinstance(desk.worker.perform(jobs[1]), StepDigest)
 
 
 def test_a_registered_run_is_held_only_if_it_is_as_registered(
@@ -178,7 +202,7 @@ def test_poisoned_record_is_well_formed_but_does_not_retrace(desk: Desk, tmp_pat
     found = desk.worker.perform(RetraceInterval(data, 2, ME, POISON))
     assert isinstance(found, Retrace)
     assert (found.agrees, found.step) == (False, POISON)
-    assert found.distance_ppm == 0, "it stopped at the step that differs"
+    assert found.distance_ppb == 0, "it stopped at the step that differs"
     steps = get_interval_steps(submit, 2)
     verify_path(
         submit.step_roots[2],

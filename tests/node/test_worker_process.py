@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from milepost_consensus.problems import PROBLEMS
-from milepost_node.errors import InvalidRequest, WorkerError
+from milepost_node.errors import InvalidRequest, KnownAnswerFailed, WorkerError
 from milepost_node.jobs import (
     Answer,
     DeviceClasses,
@@ -144,6 +144,13 @@ async def test_fault_of_the_record_and_fault_of_the_machine_are_told_apart(
     async with open_worker(tmp_path, "fail") as worker:
         with pytest.raises(WorkerError, match="no memory"):
             await worker.run(VALIDATE)
+
+
+async def test_a_failed_known_answer_names_its_class(tmp_path: Path) -> None:
+    async with open_worker(tmp_path, "unable") as worker:
+        with pytest.raises(KnownAnswerFailed, match="here 2") as caught:
+            await worker.run(VALIDATE)
+    assert (caught.value.slug, caught.value.device_class) == ("known-answer-failed", "exact/1")
 
 
 async def test_what_libraries_print_is_logged_and_garbles_nothing(

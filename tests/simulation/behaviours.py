@@ -64,7 +64,7 @@ class Honest:
             agrees=1,
             work_step=duty.work_step,
             work_digest=work_digest or case.truth.compute_work(duty.work_step, case.me),
-            distance_ppm=0,
+            distance_ppb=0,
         )
 
     def _point_at(self, case: Case, step: int, recomputed: bytes = b"") -> Witness:

@@ -10,11 +10,12 @@ S8   mix, onions and seeds follow from the reveals alone (beacon_laws.py), and e
 S9   INVALID rests on an upheld witness, VALID on coverage, and while liars are fewer than half
      of the verifiers nobody honest is overruled or struck for what it said, and agreement without
      work does not count beside honest work
-S10  what an honest witness has accused is never VALID; with an honest assignee that could
-     answer, a poisoned interval is never VALID
+S10  what an honest witness has accused is never VALID, nor is it ever dismissed; with an honest
+     assignee that could answer, a poisoned interval is never VALID
 S11  no submission is lost: it stays on the chain and reaches a verdict, and with more than f
      honest holders its record is not lost either
 S12  the offline check refuses headers that are not the chain's
+S14  elected are those who stated the run's device class, or nothing, and nobody else has a say
 L5   a verdict takes a bounded number of heights, whatever anybody does
 """
 
@@ -33,18 +34,21 @@ from milepost_consensus.errors import InvalidInput
 from milepost_consensus.events import PersistDecision
 from milepost_consensus.light import make_bundle, make_trust, verify_bundle
 from milepost_consensus.members import compute_fault_limit, compute_quorum
+from milepost_consensus.payloads import Serve
 from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import (
     AGREES,
     DECIDED,
+    DISMISSED,
     REFUTED,
     RETRACING,
     SEEDING,
     UPHELD,
+    Accusation,
     Submission,
 )
-from milepost_consensus.transactions import verify_tx
+from milepost_consensus.transactions import SERVE, verify_tx
 from milepost_consensus.verdicts import INVALID, VALID, Verdict
 from milepost_consensus.votes import PRECOMMIT, Vote, verify_vote
 from tests.simulation.beacon_laws import BeaconLaws
@@ -78,10 +82,14 @@ class ChainLaws:
             validators.signers[i].public for i in everybody if i not in liars
         )
         leavers = {change.node for change in options.changes if change.kind == "leave"}
+        leavers |= {withdrawal.node for withdrawal in options.withdrawals}
         self._staying = frozenset(
             validators.signers[i].public for i in everybody if i not in leavers
         )
+        """Those who can answer all the time."""
         self._few_liars = 2 * len(liars) < options.count - len(leavers)
+        self._stated: dict[bytes, Serve] = {}
+        """The last statement of every verifier that made one."""
 
     def on_decision(self, before: LedgerState, decision: PersistDecision) -> None:
         """A block is final at some honest node."""
@@ -140,6 +148,9 @@ class ChainLaws:
             if submission is not previous:
                 self._check_submission(previous, submission)
             self._check_deadline(submission)
+        for tx in block.txs:
+            if tx.kind == SERVE:
+                self._stated[tx.sender] = decode(Serve, tx.payload)
 
     def _check_standings(self, state: LedgerState) -> None:
         standings = (state.standings.get(member) for member in self._honest)
@@ -161,11 +172,26 @@ class ChainLaws:
             honest = duty.verifier in self._honest_verifiers
             if honest and duty.answer == AGREES and duty.interval in truth.poisoned:
                 raise Violation("S9: an honest verifier attested a poisoned interval")
+        if self._few_liars:
+            self._check_dismissed(after)
         verdict = self._state.verdicts.get(after.id)
         if (verdict is not None) != (after.phase == DECIDED):
             raise Violation(f"S11: a submission is {after.phase}, its verdict says otherwise")
         if verdict is not None and before is not None and before.phase != DECIDED:
             self._check_verdict(after, verdict)
+
+    def _check_dismissed(self, submission: Submission) -> None:
+        """While liars are few, nothing is dropped that somebody honest says, or that liars say whom
+        no panel has unmasked."""
+        wrong = _find_unmasked(submission)
+        for accusation in submission.accusations:
+            if accusation.outcome != DISMISSED:
+                continue
+            claimants = _get_claimants(accusation)
+            if claimants & self._honest_verifiers:
+                raise Violation("S10: what an honest verifier accuses is dismissed")
+            if not claimants <= wrong:
+                raise Violation("S9: an accusation is dismissed before its accusers are unmasked")
 
     def _check_holders(self, submission: Submission) -> None:
         held = len(set(submission.holders).intersection(self._honest))
@@ -177,12 +203,30 @@ class ChainLaws:
         if submission.phase != DECIDED and age > VERDICT_HEIGHTS:
             raise Violation(f"L5: a submission is {submission.phase} after {age} heights")
 
+    def _check_panel(self, submission: Submission) -> None:
+        """By the statements in the blocks, counted without the ledger's own functions."""
+        silent = Serve(0, ("exact/1",))  # what it serves who stated nothing
+        wanted = submission.submit.device_class
+        serving = [
+            member.id
+            for member in self._before.verifiers
+            if wanted in self._stated.get(member.id, silent).device_classes
+        ]
+        if list(submission.panel) != serving:
+            raise Violation("S14: the panel is not all who serve the run's device class")
+        if not {*submission.quorum, *submission.standbys} <= set(serving):
+            raise Violation("S14: somebody is elected that does not serve the run's device class")
+        answers = {a.verifier for each in submission.accusations for a in each.answers}
+        if not answers <= set(serving):
+            raise Violation("S14: somebody who is not on the panel has a say")
+
     def _check_election(self, submission: Submission) -> None:
+        self._check_panel(submission)
         terms = get_terms(self._before)
         election = elect(
             seed=submission.seed,
             submit=submission.submit,
-            eligible=terms.get_eligible(submission.sender),
+            eligible=terms.get_eligible(submission.sender, submission.submit),
             flagged=submission.flagged,
             params=terms.params,
         )
@@ -212,7 +256,7 @@ class ChainLaws:
 
     def _check_coverage(self, submission: Submission) -> None:
         """What VALID promises, counted without the ledger's own functions."""
-        if any(accusation.outcome != REFUTED for accusation in submission.accusations):
+        if any(a.outcome not in (REFUTED, DISMISSED) for a in submission.accusations):
             raise Violation("S9: VALID with an accusation that nobody refuted")
         size = min(self._state.params.sub_quorum_size, len(submission.quorum))
         last = len(submission.submit.step_roots) - 1
@@ -293,3 +337,21 @@ class ChainLaws:
                 except InvalidInput:
                     continue
                 raise Violation("S12: the offline check takes a header that is not the chain's")
+
+
+def _get_claimants(accusation: Accusation) -> set[bytes]:
+    """Who says that the step does not follow."""
+    said = {a.verifier for a in accusation.answers if a.recomputed != accusation.leaf}
+    return said | set(accusation.accusers)
+
+
+def _find_unmasked(submission: Submission) -> set[bytes]:
+    """Whose word about a step is known to be wrong: the truth about every run is, here."""
+    truth = get_truth(submission.submit.name)
+    return {
+        answer.verifier
+        for accusation in submission.accusations
+        if accusation.outcome in (REFUTED, UPHELD)
+        for answer in accusation.answers
+        if answer.recomputed != truth.recompute(accusation.step)
+    }.union(*(each.accusers for each in submission.accusations if each.outcome == REFUTED))

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from milepost_consensus.members import compute_fault_limit
-from tests.simulation.options import Change, Fault, Options
+from tests.simulation.options import Change, Fault, Options, Withdrawal
 
 REAL_SIGNATURES_EVERY: Final = 20
 LIES: Final = ("vote", "polc", "malformed", "future", "huge", "spam")
@@ -195,3 +195,19 @@ def draw_changes(
             kind, who = "move", random.choice(sorted(members))
         changes.append(Change(kind, at_ms, who))
     return tuple(changes)
+
+
+def draw_withdrawals(
+    random: Random, cast: Cast, verifiers: tuple[str, ...], calm_ms: int
+) -> tuple[Withdrawal, ...]:
+    """Honest verifiers that do not serve all the time; liars stay fewer than half of the others."""
+    able = [i for i, kind in enumerate(verifiers) if kind == "honest" and i not in cast.liars]
+    liars = cast.count - len(able)
+    most = max(0, cast.count - 1 - 2 * liars)
+    chosen = random.sample(able, random.randrange(min(most, len(able)) + 1))
+    withdrawals = []
+    for node in sorted(chosen):
+        from_ms = random.randrange(calm_ms + 1_500)
+        to_ms = from_ms + random.randrange(1, 2_000) if random.random() < 0.5 else 0
+        withdrawals.append(Withdrawal(node, from_ms, to_ms))
+    return tuple(withdrawals)

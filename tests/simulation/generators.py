@@ -16,6 +16,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from tests.simulation.draws import (
     HABITS,
     REAL_SIGNATURES_EVERY,
@@ -28,6 +30,7 @@ from tests.simulation.draws import (
     draw_onions,
     draw_partition,
     draw_wipe,
+    draw_withdrawals,
     make_options,
 )
 from tests.simulation.options import Fault, Options, Run
@@ -154,7 +157,7 @@ def _generate_verification(random: Random, seed: int) -> Options:
         faults += [draw_fault(random, cast.nodes, calm_ms) for _ in range(random.randrange(4))]
         faults += draw_lies(random, cast, calm_ms)
     onions = draw_onions(random, cast.count) if random.random() < 0.4 else {}
-    return make_options(
+    options = make_options(
         "verification",
         random,
         seed,
@@ -170,6 +173,10 @@ def _generate_verification(random: Random, seed: int) -> Options:
         ),
         **onions,
     )
+    if random.random() >= 0.3:
+        return options
+    withdrawals = draw_withdrawals(random, cast, options.verifiers, calm_ms)
+    return replace(options, withdrawals=withdrawals)
 
 
 def _draw_verifiers(random: Random, cast: Cast) -> tuple[str, ...]:

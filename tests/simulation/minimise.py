@@ -27,6 +27,7 @@ _NOTHING: tuple[tuple[str, Any], ...] = (
     ("drifts_ppm", ()),
     ("habits", ()),
     ("late", ()),
+    ("withdrawals", ()),
     ("onions", ()),
     ("careless", ()),
     ("twins", ()),

@@ -71,6 +71,15 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     node: int
 
 
+class Withdrawal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An honest verifier's machine computes otherwise for a while; it says so and is silent."""
+
+    node: int
+    from_ms: int
+    to_ms: int = 0
+    """When it is mended and serves again; 0 stands for never."""
+
+
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     """One schedule."""
 
@@ -95,6 +104,8 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     """Validators that let their onion run out and promise no other."""
     verifiers: tuple[str, ...] = ()
     """How each validator verifies; see verifiers.py.  Empty: nothing is verified."""
+    withdrawals: tuple[Withdrawal, ...] = ()
+    """Where there are any, every verifier states what it serves; otherwise nobody does."""
     silent: bool = False
     """The liars are gone for good when the faults stop, so that all others are needed."""
     calm_ms: int = 1_500

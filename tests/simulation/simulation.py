@@ -113,6 +113,7 @@ class Simulation(World):
             self.boot(node)
         self.faults.plan()
         self.submitters.plan()
+        self.verifiers.plan()
         self.at(self.options.calm_ms, self._calm_down)
         while not self.done and self.step():
             if self.now_ms > self._deadline_ms or self.events > EVENT_LIMIT:

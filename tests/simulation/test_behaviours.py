@@ -7,7 +7,6 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from milepost_consensus.duties import Terms
 from milepost_consensus.payloads import Attest, Witness
 from milepost_consensus.submissions import Submission
 from tests.simulation.behaviours import BEHAVIOURS, Case, Honest
@@ -110,7 +109,7 @@ def test_s10_poison_that_passes_with_the_answers_of_the_lazy() -> None:
 
 
 def test_a_majority_of_one_lets_false_accusers_overrule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Terms, "panel_majority", property(lambda terms: 1))
+    monkeypatch.setattr(Submission, "panel_majority", property(lambda submission: 1))
     liars = replace(OPTIONS, verifiers=("honest",) * 3 + ("accuser", "lazy"))
     found = (find_violation(replace(liars, seed=seed)) for seed in range(10))
     assert any(" S9: " in (each or "missed") for each in found)

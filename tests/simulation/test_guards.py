@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from milepost_consensus import journal, machine, rules, verification
+from milepost_consensus import duties, journal, machine, panels, rules, verification
 from milepost_consensus.duties import Terms
 from milepost_consensus.events import Broadcast, TimerKind
 from milepost_consensus.inbox import Inbox
@@ -148,14 +148,30 @@ def test_witnesses_that_are_ignored_are_found_out(monkeypatch: Patch) -> None:
     assert any(" S10: " in (each or "missed") for each in found)
 
 
+def test_dismissing_what_honest_verifiers_accuse_is_found_out(monkeypatch: Patch) -> None:
+    """A liar that joins an accusation would bring it down."""
+    monkeypatch.setattr(panels, "_get_claimants", lambda accusation: {accusation.accusers[-1]})
+    assert " S10: " in (_seek("verification", 300) or "missed")
+
+
+def test_dismissing_before_anybody_is_unmasked_is_found_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(panels, "_get_claimants", lambda accusation: set())
+    assert "dismissed" in (_seek("verification", 60) or "missed")
+
+
 def test_a_reveal_that_nobody_checks_is_found_out(monkeypatch: Patch) -> None:
     monkeypatch.setattr(rules, "_validate_beacon", lambda state, header: None)
     assert " S8: " in (_seek("uniform", 150) or "missed")
 
 
 def test_a_panel_of_one_is_found_out(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Terms, "panel_majority", property(lambda terms: 1))
+    monkeypatch.setattr(Submission, "panel_majority", property(lambda submission: 1))
     assert " S9: " in (_seek("verification", 30) or "missed")
+
+
+def test_electing_who_withdrew_is_found_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(duties, "is_served", lambda served, verifier, submit: True)
+    assert " S14: " in (_seek("verification", 60) or "missed")
 
 
 @pytest.mark.slow

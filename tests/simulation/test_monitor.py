@@ -241,6 +241,26 @@ def test_s9_valid_with_an_open_accusation() -> None:
         check_verdict(laws, replace(submission, accusations=open_ones), outcome="VALID")
 
 
+def test_s9_an_accusation_dismissed_for_no_reason() -> None:
+    simulation, laws, submission = play_run()
+    laws._check_dismissed(submission)
+    liar = simulation.validators.signers[0].public
+    laws._honest_verifiers -= {liar}
+    (accusation, *_) = submission.accusations
+    dropped = replace(accusation, accusers=(liar,), answers=(), outcome="dismissed")
+    with pytest.raises(Violation, match="S9: an accusation is dismissed before"):
+        laws._check_dismissed(replace(submission, accusations=(dropped,)))
+    refuted = replace(accusation, accusers=(liar,), answers=(), outcome="refuted")
+    laws._check_dismissed(replace(submission, accusations=(dropped, refuted)))
+
+
+def test_s10_an_honest_accusation_dismissed() -> None:
+    _, laws, submission = play_run()
+    dropped = tuple(replace(each, outcome="dismissed") for each in submission.accusations)
+    with pytest.raises(Violation, match="S10: what an honest verifier accuses is dismissed"):
+        laws._check_dismissed(replace(submission, accusations=dropped))
+
+
 def test_s9_an_honest_verifier_overruled() -> None:
     simulation, laws, submission = play_run()
     honest = simulation.validators.signers[0].public

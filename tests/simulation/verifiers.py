@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from milepost_consensus.events import Equivocation, PersistDecision
 from milepost_consensus.governance import make_evidence
-from milepost_consensus.payloads import Hold, PanelVote
+from milepost_consensus.payloads import Hold, PanelVote, Serve
 from milepost_consensus.state import LedgerState
 from milepost_consensus.submissions import RETRACING, Submission
 from milepost_consensus.transactions import Payload, decode_payload
@@ -42,7 +42,9 @@ class Verifiers:
             for node in simulation.nodes
         ]
         self._enabled = bool(kinds)
+        self._withdrawals = simulation.options.withdrawals
         self._work = (
+            self._serve,
             self._hold,
             self._answer_duties,
             self._accuse,
@@ -54,6 +56,17 @@ class Verifiers:
         """The process starts and works from its state again."""
         if self._enabled:
             self._simulation.at(1, self._do_work, node, node.life)
+
+    def plan(self) -> None:
+        """Set the times at which a verifier notices that its machine computes otherwise, or not."""
+        for withdrawal in self._withdrawals:
+            for at_ms in filter(None, (withdrawal.from_ms, withdrawal.to_ms)):
+                self._simulation.at(at_ms, self._notice, withdrawal.node)
+
+    def _notice(self, identity: int) -> None:
+        for node in self._simulation.nodes:
+            if node.identity == identity:
+                self._do_work(node, node.life)
 
     def on_decision(self, node: Node, decision: PersistDecision) -> None:
         """A node has one more final block."""
@@ -90,7 +103,17 @@ class Verifiers:
     def _has_record(self, node: Node, submission: Submission) -> bool:
         return self._simulation.submitters.has_record(node, submission.id)
 
+    def _is_able(self, node: Node) -> bool:
+        """Whether its machine passes its known-answer test."""
+        now_ms = self._simulation.now_ms
+        return not any(
+            each.node == node.identity and each.from_ms <= now_ms < (each.to_ms or now_ms + 1)
+            for each in self._withdrawals
+        )
+
     def _can_judge(self, node: Node, submission: Submission) -> bool:
+        if not self._is_able(node):
+            return False
         needs = self._behaviours[node.index].needs_record
         return not needs or self._has_record(node, submission)
 
@@ -113,6 +136,14 @@ class Verifiers:
         return [each for each in said if getattr(each, "submission", b"") == submission.id]
 
     # The kinds of work ---------------------------------------------------------------------------
+
+    def _serve(self, node: Node, state: LedgerState) -> Said:
+        standing = state.standings.get(self._get_me(node))
+        if not self._withdrawals or standing is None:
+            return
+        classes = ("exact/1",) if self._is_able(node) else ()
+        if not standing.statements or standing.device_classes != classes:
+            yield Serve(standing.statements, classes), ("serve", standing.statements, classes)
 
     def _hold(self, node: Node, state: LedgerState) -> Said:
         for submission in get_unheld(state, self._get_me(node)):

@@ -24,6 +24,7 @@ from milepost_consensus.payloads import (
     Attest,
     Hold,
     PanelVote,
+    Serve,
     Submit,
     Witness,
     WorkRefutation,
@@ -33,6 +34,7 @@ from milepost_consensus.payloads import (
 from milepost_consensus.rules import build_block, get_proposer, owes, validate_block
 from milepost_consensus.state import LedgerState, apply_entries, make_initial_state
 from milepost_consensus.step_digests import (
+    compute_beyond_digest,
     compute_gradient_commitment,
     compute_state_digest,
     compute_step_digest,
@@ -136,8 +138,15 @@ class Record:
             path=compute_path(leaves, index),
             pre_state=bytes(32),
             recomputed=recomputed,
-            distance_ppm=380_000,
+            distance_ppb=0,
         )
+
+    def make_beyond(self, submission: bytes, interval: int) -> Witness:
+        """A well-formed accusation of an interval of a run with a tolerance: off by half."""
+        last = get_interval_steps(self.submit, interval)[-1]
+        leaf = self.leaves[interval][-1]
+        witness = self.make_witness(submission, last, recomputed=compute_beyond_digest(leaf))
+        return msgspec.structs.replace(witness, distance_ppb=500_000_000)
 
 
 def make_record(
@@ -149,10 +158,11 @@ def make_record(
     change_scores: Sequence[int] | None = None,
     model: str | None = None,
     initial: str | None = None,
-    profile: str = "class",
+    profile: str = "rounded",
     step_us: int = 0,
     registration: bytes = b"",
     parent: bytes = b"",
+    tolerance_ppb: int = 0,
 ) -> Record:
     """A record that passes every check the ledger makes; `cut` shortens the last interval.
 
@@ -194,6 +204,7 @@ def make_record(
         step_us=step_us,
         registration=registration,
         parent=parent,
+        tolerance_ppb=tolerance_ppb,
     )
     return Record(submit, leaves, rows)
 
@@ -333,6 +344,13 @@ class Ledger:
         """The submission's verdict."""
         return self.state.verdicts[submission]
 
+    def serve(self, *device_classes: str, only: Iterable[bytes] = ()) -> None:
+        """Let verifiers, all by default, state what they serve; one block."""
+        self.apply(
+            self.sign(Serve(self.state.standings[verifier].statements, device_classes), verifier)
+            for verifier in (only or self.verifiers)
+        )
+
     def submit(self, record: Record, sender: str = "submitter") -> bytes:
         """Anchor a record; returns the submission's id."""
         self.apply([self.sign(record.submit, sender)])
@@ -361,7 +379,7 @@ class Ledger:
             agrees=agrees,
             work_step=duty.work_step,
             work_digest=compute_work_digest(duty.verifier, bytes(32) if lazy else gradient),
-            distance_ppm=0,
+            distance_ppb=0,
         )
         return self.sign(payload, duty.verifier)
 

@@ -184,8 +184,10 @@ class NodeProcesses:
         try:
             ready = self._http.get(f"{self.urls[index]}/health/ready").status_code == 200
             # One that never retrains serves no device class.
-            verifies = self.genesis.members[index].roles & VERIFIER
-            return ready and bool(not verifies or self.get(index, "/v1/status")["device_classes"])
+            if not self.genesis.members[index].roles & VERIFIER:
+                return ready
+            status = self.get(index, "/v1/status")
+            return ready and bool(status["device_classes"] and status["serves"])
         except httpx.HTTPError:
             return False
 

@@ -24,16 +24,24 @@ from milepost_consensus.encoding import encode
 from milepost_consensus.members import Genesis
 from milepost_consensus.merkle import compute_path
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Register, Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.payloads import (
+    ROUNDED,
+    Register,
+    Submit,
+    WorkRefutation,
+    get_interval_steps,
+)
 from milepost_consensus.registrations import Registration
 from milepost_consensus.state import LedgerState
+from milepost_consensus.step_digests import compute_beyond_digest
 from milepost_consensus.submissions import Duty
+from milepost_consensus.tolerance import TOLERANCE
 from milepost_consensus.transactions import make_tx
 from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from milepost_ml.files import Manifest, ManifestFile, compute_file_names, encode_manifest
 from milepost_node.app import make_app
-from milepost_node.errors import InvalidRequest, PeerError
+from milepost_node.errors import InvalidRequest, KnownAnswerFailed, PeerError
 from milepost_node.jobs import DeviceClasses, Retrace, StepCommitment
 from milepost_node.node import Node
 from milepost_node.settings import Limits, Settings, read_settings
@@ -49,8 +57,9 @@ FAST = Params(
     panel_window=2_000,
 )
 """Blocks as fast as they come; windows long enough for a slow machine."""
-DEVICE = "test"
-OTHER_DEVICE = "another"
+DEVICE = "rounded/1"
+"""Of the records: every machine can compute it."""
+OTHER_DEVICE = "exact/1"
 WAIT_SECONDS = 60.0
 
 
@@ -67,9 +76,17 @@ class Upload:
         return self.record.submit
 
 
-def make_upload(name: str = "run", *, intervals: int = 4, model: str | None = None) -> Upload:
+def make_upload(
+    name: str = "run", *, intervals: int = 4, model: str | None = None, tolerance_ppb: int = 0
+) -> Upload:
     """A record whose manifest and files exist, though nothing in them was trained."""
-    record = make_record(name, intervals=intervals, model=model)
+    record = make_record(
+        name,
+        intervals=intervals,
+        model=model,
+        profile=TOLERANCE if tolerance_ppb else ROUNDED,
+        tolerance_ppb=tolerance_ppb,
+    )
     contents = {each: f"{name}: {each}".encode() for each in compute_file_names(intervals)}
     files = {hashlib.sha256(data).digest(): data for data in contents.values()}
     manifest = encode_manifest(
@@ -82,7 +99,7 @@ def make_upload(name: str = "run", *, intervals: int = 4, model: str | None = No
     )
     digest = hashlib.sha256(manifest).digest()
     files[digest] = manifest
-    submit = msgspec.structs.replace(record.submit, manifest=digest, device_class=DEVICE)
+    submit = msgspec.structs.replace(record.submit, manifest=digest)
     return Upload(replace(record, submit=submit), files)
 
 
@@ -98,8 +115,11 @@ class ScriptedRetracer:
     gate: asyncio.Event | None = None
     """If set, validation waits for it."""
     asked: list[tuple[str, int]] = field(default_factory=list)
+    device_classes: tuple[str, ...] = (OTHER_DEVICE, DEVICE)
     fault: str = ""
     """Why exact arithmetic is not among its device classes."""
+    failing: frozenset[str] = frozenset()
+    """Device classes whose known-answer test fails before a task."""
     stall: bool = False
     """Whether retracing never comes to an end."""
     stopped: bool = False
@@ -108,7 +128,7 @@ class ScriptedRetracer:
         self.asked.append(("start", 0))
 
     async def get_device_classes(self) -> DeviceClasses:
-        return DeviceClasses((OTHER_DEVICE, DEVICE), self.fault)
+        return DeviceClasses(self.device_classes, self.fault)
 
     async def validate_record(self, submit: Submit, registration: Registration | None) -> None:
         self.asked.append(("validate", 0))
@@ -127,18 +147,28 @@ class ScriptedRetracer:
         """The digest that an honest verifier gets."""
         leaf = self._leaves(submit, interval)[step - get_interval_steps(submit, interval).start]
         first = self.faults.get(interval, submit.steps)
+        if step >= first and submit.profile == TOLERANCE:
+            return compute_beyond_digest(leaf)
         return leaf if step < first else hashlib.sha256(b"retraced" + leaf).digest()
+
+    def _test(self, submit: Submit) -> None:
+        if submit.device_class in self.failing:
+            raise KnownAnswerFailed("it is 1, here 2", device_class=submit.device_class)
 
     async def retrace_interval(
         self, submit: Submit, interval: int, *, verifier: bytes, work_step: int
     ) -> Retrace:
         self.asked.append(("retrace", interval))
+        self._test(submit)
         if self.stall:
             await asyncio.Event().wait()
         step = self.faults.get(interval)
         work = hashlib.sha256(b"work" + verifier).digest()
         if step is None:
-            return Retrace(True, 0, b"", (), b"", ZERO_DIGEST, "", work, 0, 1)
+            noise = submit.tolerance_ppb // 100
+            return Retrace(True, 0, b"", (), b"", ZERO_DIGEST, "", work, noise, 1)
+        if submit.profile == TOLERANCE:
+            step = get_interval_steps(submit, interval)[-1]
         committed = await self.get_step_commitment(submit, interval, step)
         return Retrace(
             agrees=False,
@@ -149,7 +179,7 @@ class ScriptedRetracer:
             pre_state=ZERO_DIGEST,
             part="gradient",
             work_digest=work,
-            distance_ppm=380_000,
+            distance_ppb=380_000_000 if submit.profile == TOLERANCE else 0,
             milliseconds=1,
         )
 
@@ -157,6 +187,7 @@ class ScriptedRetracer:
         self, submit: Submit, interval: int, step: int, *, pre_state: bytes
     ) -> bytes:
         self.asked.append(("recompute", interval))
+        self._test(submit)
         return self.compute_truth(submit, interval, step)
 
     async def get_step_commitment(self, submit: Submit, interval: int, step: int) -> StepCommitment:

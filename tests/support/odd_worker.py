@@ -18,6 +18,7 @@ from milepost_node.jobs import (
     GetDeviceClasses,
     Job,
     Refused,
+    Unable,
     Valid,
     encode_frame,
     read_job,
@@ -43,6 +44,8 @@ def misbehave(mode: str) -> Answer | bytes:
             return b"\x00\x00\x00\x10half"
         case "refuse":
             return Refused("not-finite", "Milepost 3 holds NaN")
+        case "unable":
+            return Unable("exact/1", "the known answer is 1, here 2")
         case "fail":
             return Failed("RuntimeError: no memory")
         case "chatter":

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.members import Genesis
+from milepost_consensus.payloads import Serve
 from milepost_consensus.state import LedgerState
 from milepost_consensus.transactions import Payload, Tx, decode_payload
 from milepost_node.answers import Answers
@@ -22,7 +23,15 @@ from milepost_node.peers import Peers
 from milepost_node.records import Records
 from milepost_node.verifier import Verifier
 from tests.support.ledger import Ledger
-from tests.support.nodes import FAST, ScriptedRetracer, Upload, make_named_genesis, make_upload
+from tests.support.nodes import (
+    DEVICE,
+    FAST,
+    OTHER_DEVICE,
+    ScriptedRetracer,
+    Upload,
+    make_named_genesis,
+    make_upload,
+)
 
 UPLOAD = make_upload("run", intervals=4)
 PARAMS = replace(FAST, auditors=4)
@@ -38,12 +47,19 @@ class Desk:
         behaviour: Behaviour = HONEST,
         genesis: Genesis | None = None,
         clique: tuple[str, ...] = (),
+        upload: Upload = UPLOAD,
     ) -> None:
         self.ledger = Ledger(genesis or make_named_genesis(4, PARAMS))
         self.me = self.ledger.verifiers[0]
         self.others = self.ledger.verifiers[1:]
-        self.retracer = ScriptedRetracer(uploads=[UPLOAD])
+        self.retracer = ScriptedRetracer(
+            uploads=[upload],
+            device_classes=tuple({OTHER_DEVICE, DEVICE, upload.submit.device_class}),
+        )
+        self.upload = upload
         self.said: list[Payload] = []
+        """But for what it serves."""
+        self.stated: list[Serve] = []
         network = self.ledger.state.network
         self.blobs = BlobStore(folder / "blobs", store_bytes=10**6)
         self.served: dict[str, bytes] = {}
@@ -79,10 +95,14 @@ class Desk:
 
     def send(self, tx: Tx) -> None:
         if self.mempool.add(self.ledger.state, tx):
-            self.said.append(decode_payload(tx))
+            payload = decode_payload(tx)
+            if isinstance(payload, Serve):
+                self.stated.append(payload)
+            else:
+                self.said.append(payload)
 
-    def have_files(self, upload: Upload = UPLOAD) -> None:
-        for data in upload.files.values():
+    def have_files(self, upload: Upload | None = None) -> None:
+        for data in (upload or self.upload).files.values():
             store_bytes(self.blobs.get_path(bytes(32)).parents[1], data)
 
     def advance(self) -> None:

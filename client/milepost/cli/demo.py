@@ -147,8 +147,8 @@ def _print_run(account: Account, run: Run) -> None:
         f" verifiers drawn by the beacon, decided in {verdict['height']} ({run.seconds:.1f} s)"
     )
     output.say(
-        "  ✓ same state, bit for bit; ✗ a step that does not follow (or, refuted by the panel,"
-        " the word of a liar)"
+        "  ✓ same state, bit for bit; ✗ a step that does not follow (or, refuted by the panel"
+        " or dismissed, the word of a liar)"
     )
     output.say(submissions.INTERVAL_HEADING, style="dim")
     for interval, duties in submissions.group_duties(view).items():

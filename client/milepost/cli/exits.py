@@ -44,6 +44,7 @@ _SLUGS: Final = {
     "not-a-member": NOT_ALLOWED,
     "bad-signature": NOT_ALLOWED,
     "missing-extra": MACHINE_CANNOT,
+    "not-served": MACHINE_CANNOT,
     "wrong-network": USAGE,
 }
 """Refusals that come from a node or from the learning package, by their slug; all others are NO."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milepost.cli import options, output, submissions
+from milepost.cli.tensors import show_tensors
 from milepost.errors import CannotTell, Refused, WrongUsage
 from milepost_consensus.views import to_view
 
@@ -27,12 +28,20 @@ def show(
         ),
     ],
     json_wanted: options.Json = False,
+    tensors: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Of a run: which parameters moved in interval K."),
+    ] = None,
     node: options.Nodes = None,
     network: options.Network = None,
 ) -> None:
     """Show what something is and holds."""
     path = Path(thing)
-    if path.is_dir():
+    if tensors is not None:
+        from milepost import runs
+
+        show_tensors(runs.read_run(path), tensors, json_wanted=json_wanted)
+    elif path.is_dir():
         _show_run(path, json_wanted)
     elif path.is_file():
         _show_file(path, json_wanted)

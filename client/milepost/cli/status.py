@@ -90,10 +90,10 @@ def _print_nodes(answers: list[dict[str, Any]]) -> None:
 
 
 def group_device_classes(answers: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Which nodes repeat which arithmetic, the strongest first."""
+    """Which nodes state on chain that they repeat which arithmetic."""
     groups: dict[str, list[str]] = {}
     for answer in answers:
-        for device_class in answer.get("device_classes", ()):
+        for device_class in answer.get("serves", ()):
             groups.setdefault(device_class, []).append(str(answer.get("node", "")))
     return groups
 

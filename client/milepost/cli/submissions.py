@@ -7,8 +7,14 @@ from typing import Any
 
 from milepost import lineage
 from milepost.cli import output
-from milepost.coverage import describe_assurance
+from milepost.coverage import (
+    describe_assurance,
+    describe_drift,
+    describe_election,
+    get_coverage,
+)
 from milepost_consensus.payloads import CLASS
+from milepost_consensus.tolerance import format_tolerance
 from milepost_consensus.verdicts import PROFILE_MEANINGS, Verdict
 from milepost_consensus.views import from_view
 
@@ -40,28 +46,30 @@ def get_step_range(submit: dict[str, Any], interval: int) -> str:
     return f"{first}-{last}"
 
 
-def format_distance(ppm: int) -> str:
-    """A distance in 10^-6 of the interval's movement."""
-    return "0" if ppm == 0 else f"{ppm / 1e6:.1e}"
+def format_distance(ppb: int) -> str:
+    """A distance in 10^-9 of the interval's movement."""
+    return "0" if ppb == 0 else f"{ppb / 1e9:.1e}"
 
 
 def describe_answers(
     submission: dict[str, Any], duties: list[dict[str, Any]], names: Mapping[str, str]
 ) -> str:
-    """`✓ birch  ✗ elm (3.1e-01) ...` for the duties of one interval."""
-    refuted = {
-        (accusation["interval"], accuser)
+    """`✓ birch  ✗ elm (refuted) ...` for the duties of one interval; with their distances, where
+    answers have any."""
+    outcomes = {
+        (accusation["interval"], accuser): accusation["outcome"]
         for accusation in submission["accusations"]
-        if accusation["outcome"] == "refuted"
+        if accusation["outcome"] in ("refuted", "dismissed")
         for accuser in accusation["accusers"]
     }
     parts = []
     for duty in duties:
         text = f"{ANSWERS[duty['answer']]} {names.get(duty['verifier'], duty['verifier'][:8])}"
-        if (duty["interval"], duty["verifier"]) in refuted:
-            text += " (refuted)"
-        elif duty["answer"] == "differs" and duty["distance_ppm"]:
-            text += f" ({format_distance(duty['distance_ppm'])})"
+        outcome = outcomes.get((duty["interval"], duty["verifier"]))
+        if outcome is not None:
+            text += f" ({outcome})"
+        elif duty["distance_ppb"]:
+            text += f" ({format_distance(duty['distance_ppb'])})"
         parts.append(text)
     return "  ".join(parts)
 
@@ -100,6 +108,7 @@ def print_accusations(submission: dict[str, Any], names: Mapping[str, str]) -> N
             "upheld": "upheld, the step does not follow",
             "refuted": "refuted, the step is as recorded",
             "unsettled": "unsettled",
+            "dismissed": "dismissed, a panel had proved everybody wrong who says so",
             "": "open",
         }[accusation["outcome"]]
         output.say(
@@ -140,16 +149,21 @@ def describe_profile(submit: dict[str, Any]) -> str:
     """The arithmetic profile, with what it means or whose it is."""
     profile: str = submit["profile"]
     meaning = submit["device_class"] if profile == CLASS else PROFILE_MEANINGS.get(profile)
+    if submit["tolerance_ppb"]:
+        meaning = f"{meaning}; tolerance {format_tolerance(submit['tolerance_ppb'])}"
     return f"{profile} ({meaning})" if meaning else profile
 
 
 def describe_verdict(verdict: dict[str, Any], names: Mapping[str, str]) -> str:
     """The verdict in a line or two."""
-    assurance = describe_assurance(from_view(Verdict, verdict))
+    judged = from_view(Verdict, verdict)
+    drift = describe_drift(get_coverage(judged, quorum=0))
     text = (
-        f"{verdict['outcome']}  block {verdict['height']} · assurance {assurance} ·"
-        f" profile {verdict['profile']} · {verdict['reason']}"
+        f"{judged.outcome}  block {judged.height} · assurance {describe_assurance(judged)} ·"
+        f" profile {judged.profile} · {describe_election(judged)} · {judged.reason}"
     )
+    if drift:
+        text += f" · drift budget {drift}"
     if verdict["overruled"]:
         overruled = ", ".join(names.get(each, each[:8]) for each in verdict["overruled"])
         text += f" · overruled: {overruled}"

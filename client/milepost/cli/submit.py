@@ -9,7 +9,7 @@ import typer
 
 from milepost.cli import exits, options, output, submissions
 from milepost.cli.progress import SubmitPrinter
-from milepost.coverage import describe_assurance
+from milepost.coverage import describe_assurance, describe_drift, describe_election
 
 if TYPE_CHECKING:
     from milepost.delivery import Delivery
@@ -31,6 +31,12 @@ def submit(
         bool,
         typer.Option("--unregistered", help="Leave out the registration that the run has."),
     ] = False,
+    few_verifiers: Annotated[
+        bool,
+        typer.Option(
+            "--few-verifiers", help="Go on where few verifiers can retrain the run's device class."
+        ),
+    ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0, help="Seconds to wait for the verdict.")
     ] = 600.0,
@@ -50,6 +56,7 @@ def submit(
             key=key,
             name=name,
             unregistered=unregistered,
+            few_verifiers=few_verifiers,
             wait=wait,
             timeout_seconds=timeout,
             observer=SubmitPrinter(),
@@ -72,7 +79,9 @@ def _print_result(result: Delivery, *, wait: bool) -> None:
         output.tell(f"Follow it: milepost status {result.submission[:12]}")
         return
     verdict = result.verdict
-    if verdict.refuted:
+    if verdict.refuted and verdict.tolerance_ppb:
+        text = verdict.reason
+    elif verdict.refuted:
         first = verdict.refuted[0]
         text = f"interval {first.interval} does not retrace (first wrong step {first.step})"
     else:
@@ -85,9 +94,11 @@ def _print_result(result: Delivery, *, wait: bool) -> None:
             text = f"{verdict.reason}; {text}"
     output.say(
         f"{verdict.outcome} in block {verdict.height} · assurance {describe_assurance(verdict)} ·"
-        f" profile {verdict.profile} · {text}",
+        f" profile {verdict.profile} · {describe_election(verdict)} · {text}",
         style=submissions.STYLES.get(verdict.outcome, ""),
     )
+    if result.coverage is not None and (drift := describe_drift(result.coverage)):
+        output.say(f"Drift budget  {drift}: forgeries within it cannot be excluded")
     output.say(f"Proof  {result.proof}")
     if not result.checked:
         output.tell("No trust file: the verdict is what the node says. Check: milepost verify")

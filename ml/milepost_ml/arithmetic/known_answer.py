@@ -1,15 +1,16 @@
 """Which arithmetic this machine repeats, found out by computing with it.
 
-A node vouches for nothing that it has not seen come out right: exact arithmetic must give the
-digest below for a short training that goes through every kind of kernel.  A compiler or processor
-that computes otherwise is noticed here, and not in somebody's verdict.
+A node vouches for nothing that it has not seen come out right: exact and rounded arithmetic must
+give the digests below for a short training that goes through every kind of kernel, and a class of
+machines is named by what such a training gives.  A compiler, processor, setting or library that
+computes otherwise is noticed here, when a node starts and before each of its tasks, and not in
+somebody's verdict.
 """
 
 from __future__ import annotations
 
 import fcntl
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -19,12 +20,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from milepost_ml.arithmetic.profiles import ExactProfile, RoundedProfile
-from milepost_ml.device import compute_device_class
+from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfile, ToleranceProfile
+from milepost_ml.arithmetic.rounded import Widened, round_tensors
+from milepost_ml.device import AUTOCAST, find_device_class
 from milepost_ml.digests import compute_content_digest
 
+EXACT_CLASS: Final = "exact/1"
+"""The version of exact arithmetic, whose module loads a compiler that may be missing."""
 KNOWN_ANSWER: Final = "ca428458ecc131c7b57751b9e03e9946695af3c1cc2d26e297c86161f11334af"
 """The digest of `compute_known_answer`; changes with `exact.VERSION` and never without it."""
+ROUNDED_ANSWER: Final = "b477746252ceb4f99f1bec30679c3776bceb801813e0c22f9e339ce4b2e0248e"
+"""The digest of `compute_rounded_answer`; changes with `RoundedProfile.VERSION` likewise."""
 
 _KEY: Final = 20260101
 _STEPS: Final = 2
@@ -57,42 +63,92 @@ class _Covering(nn.Module):
 
 def compute_known_answer() -> bytes:
     """The content digest of a small model after a few exact steps of two optimizers."""
+    return _train(ExactProfile())
+
+
+def compute_rounded_answer() -> bytes:
+    """The same in rounded arithmetic."""
+    return _train(RoundedProfile())
+
+
+def _train(profile: Profile) -> bytes:
     words = np.random.Philox(key=_KEY)
     with torch.random.fork_rng([]):
         model = _Covering()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            drawn = (words.random_raw(parameter.numel()) >> 40).astype(np.float32)
-            parameter.copy_(torch.from_numpy(drawn * 2.0**-25 - 0.25).view(parameter.shape))
-    integers = torch.from_numpy((words.random_raw(2 * _BATCH) >> 32).astype(np.int64))
-    tokens, targets = integers[:_BATCH] % 12, integers[_BATCH:] % 10
-    profile = ExactProfile()
-    first = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
-    second = torch.optim.AdamW(model.parameters(), 0.01)
-    for optimizer in (first, second):
-        profile.set_options(optimizer)
-        for step in range(_STEPS):
-            profile.reseed(step)
-            with profile.active():
-                loss = functional.cross_entropy(model(tokens), targets)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                drawn = (words.random_raw(parameter.numel()) >> 40).astype(np.float32)
+                parameter.copy_(torch.from_numpy(drawn * 2.0**-25 - 0.25).view(parameter.shape))
+        integers = torch.from_numpy((words.random_raw(2 * _BATCH) >> 32).astype(np.int64))
+        tokens, targets = integers[:_BATCH] % 12, integers[_BATCH:] % 10
+        state = [*model.parameters(), *model.buffers()]
+        recorded = [tensor.dtype for tensor in state]
+        widened = Widened(state, profile)
+        first = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
+        second = torch.optim.AdamW(model.parameters(), 0.01)
+        for optimizer in (first, second):
+            profile.set_options(optimizer)
+            for step in range(_STEPS):
+                profile.reseed(step)
+                with profile.active():
+                    loss = functional.cross_entropy(model(tokens), targets)
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    profile.round_gradients(_get_gradients(model))
+                    optimizer.step()
+                slots = [each for slots in optimizer.state.values() for each in slots.values()]
+                slots = [each for each in slots if isinstance(each, torch.Tensor)]
+                round_tensors([*state, *slots], [*recorded, *[torch.float32] * len(slots)])
+        widened.restore()
     return compute_content_digest(
         {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     )
 
 
-@functools.cache
-def get_device_classes() -> tuple[tuple[str, ...], str]:
-    """The device classes that this machine can repeat, the strongest first, once a process.
+def _get_gradients(model: nn.Module) -> list[torch.Tensor]:
+    return [each.grad for each in model.parameters() if each.grad is not None]
 
-    With it, why exact arithmetic is not among them; empty if it is.
+
+def get_device_classes() -> tuple[tuple[str, ...], str]:
+    """The device classes that this machine repeats just now, the strongest first.
+
+    With it, why exact or rounded arithmetic is not among them; empty if both are.
     """
-    fault = _find_fault()
-    exact = () if fault else (ExactProfile().get_device_class(),)
-    classes = (compute_device_class(), compute_device_class(autocast=True))
-    return (*exact, RoundedProfile().get_device_class(), *classes), fault
+    names, faults = list[str](), list[str]()
+    for name in _PORTABLE:
+        with _one_at_a_time():
+            fault = find_fault(name)
+        if fault:
+            faults.append(f"{name}: {fault}")
+        else:
+            names.append(name)
+    machine = (find_device_class(), find_device_class(autocast=True))
+    return (*names, *machine, ToleranceProfile.VERSION), "; ".join(faults)
+
+
+def find_fault(device_class: str) -> str:
+    """Why this process does not repeat a device class just now; empty if it does.
+
+    Computes the known answer every time, for settings change while a process lives.
+    """
+    if device_class == ToleranceProfile.VERSION:
+        return ""  # no bits are asked for
+    if device_class not in _PORTABLE:
+        found = find_device_class(autocast=AUTOCAST in device_class.split("/"))
+        return "" if found == device_class else f"this machine is {found}"
+    compute, expected = _PORTABLE[device_class]
+    try:
+        found = compute().hex()
+    except Exception as error:  # whatever kernels and their compiler may raise on odd machines
+        return f"{type(error).__name__}: {error}"
+    return "" if found == expected else f"the known answer is {expected}, here {found}"
+
+
+_PORTABLE: Final[dict[str, tuple[Callable[[], bytes], str]]] = {
+    EXACT_CLASS: (compute_known_answer, KNOWN_ANSWER),
+    RoundedProfile.VERSION: (compute_rounded_answer, ROUNDED_ANSWER),
+}
+"""How the classes that every machine can repeat are tested, and what must come out."""
 
 
 @contextmanager
@@ -101,12 +157,3 @@ def _one_at_a_time() -> Iterator[None]:
     with Path(__file__).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _find_fault() -> str:
-    try:
-        with _one_at_a_time():
-            found = compute_known_answer().hex()
-    except Exception as error:  # whatever kernels and their compiler may raise on odd machines
-        return f"{type(error).__name__}: {error}"
-    return "" if found == KNOWN_ANSWER else f"the known answer is {KNOWN_ANSWER}, here {found}"

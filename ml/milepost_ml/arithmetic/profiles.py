@@ -4,6 +4,7 @@
     rounded   PyTorch's kernels in float64, gradients and state rounded in every step: equal bits
               nearly always, for operators that exact arithmetic does not know
     class     PyTorch's kernels in float32 on one thread: equal bits on machines of one class
+    tolerance PyTorch's kernels in float32 on any machine: ends of intervals within a bound
 
 A profile says how PyTorch is set up, what tensors are computed with, what surrounds forward,
 backward and the optimizer's step, and what happens to the state afterwards.  The formats of a
@@ -19,6 +20,7 @@ from typing import Any, ClassVar, Final
 import torch
 
 from milepost_consensus.payloads import CLASS, EXACT, ROUNDED
+from milepost_consensus.tolerance import TOLERANCE
 from milepost_ml.device import compute_device_class, configure_torch
 
 
@@ -147,10 +149,30 @@ class RoundedProfile(Profile):
             gradient.copy_(gradient.to(torch.bfloat16)).masked_fill_(noise, 0.0)
 
 
+class ToleranceProfile(Profile):
+    """Profile `tolerance`: PyTorch as it is on this machine, with as many threads as it has.
+
+    Another machine gets other last bits, so its verifier compares where intervals end.
+    """
+
+    name = TOLERANCE
+    one_nan = True
+    note = "intervals are compared within a bound, which the verdict names"
+
+    VERSION: Final = "tolerance/1"
+
+    def configure(self) -> None:
+        configure_torch(threads=None)
+
+    def get_device_class(self) -> str:
+        return self.VERSION
+
+
 _PROFILES: Final[dict[str, type[Profile]]] = {
     EXACT: ExactProfile,
     ROUNDED: RoundedProfile,
     CLASS: Profile,
+    TOLERANCE: ToleranceProfile,
 }
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn import functional
 
+from milepost_ml import device
 from milepost_ml.arithmetic import known_answer
+from milepost_ml.arithmetic.profiles import ExactProfile, RoundedProfile
 from milepost_ml.device import compute_device_class
 
-CLASSES = (compute_device_class(), compute_device_class(autocast=True))
+CLASSES = (compute_device_class(), compute_device_class(autocast=True), "tolerance/1")
 
 CODE = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))
-from milepost_ml.arithmetic.known_answer import compute_known_answer
-print(compute_known_answer().hex())
+from milepost_ml.arithmetic.known_answer import compute_known_answer, compute_rounded_answer
+print(compute_known_answer().hex(), compute_rounded_answer().hex())
 """
 
 
@@ -46,13 +50,47 @@ def test_another_processor_and_other_threads_know_the_same_answer() -> None:
     first = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         first = {}  # no x86-64: only the threads can differ
-    assert ask(2, ATEN_CPU_CAPABILITY="default", **first) == known_answer.KNOWN_ANSWER
+    expected = f"{known_answer.KNOWN_ANSWER} {known_answer.ROUNDED_ANSWER}"
+    assert ask(2, ATEN_CPU_CAPABILITY="default", **first) == expected
 
 
-def test_a_wrong_answer_takes_exact_off_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_answer, "compute_known_answer", lambda: b"\x01" * 32)
-    names, fault = known_answer.get_device_classes.__wrapped__()
-    assert names == ("rounded/1", *CLASSES)
+@pytest.mark.slow
+def test_the_rounded_known_answer_is_the_known_one_and_leaves_the_generator_alone() -> None:
+    torch.manual_seed(3)
+    state = torch.random.get_rng_state()
+    assert known_answer.compute_rounded_answer().hex() == known_answer.ROUNDED_ANSWER
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_default_dtype() is torch.float32
+
+
+def answer(name: str, monkeypatch: pytest.MonkeyPatch, compute: Callable[[], bytes]) -> None:
+    """Let the known answer of a portable class be computed like this."""
+    expected = known_answer._PORTABLE[name][1]
+    monkeypatch.setitem(known_answer._PORTABLE, name, (compute, expected))
+
+
+def answer_rightly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    for name in names:
+        right = bytes.fromhex(known_answer._PORTABLE[name][1])
+        answer(name, monkeypatch, lambda right=right: right)  # type: ignore[misc]
+
+
+def test_the_names_are_those_of_the_profiles() -> None:
+    assert [ExactProfile().get_device_class(), RoundedProfile().get_device_class()] == list(
+        known_answer._PORTABLE
+    )
+
+
+@pytest.mark.parametrize("wrong", ["exact/1", "rounded/1"])
+def test_a_wrong_answer_takes_a_class_off_the_list(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (right,) = {"exact/1", "rounded/1"} - {wrong}
+    answer_rightly(monkeypatch, right)
+    answer(wrong, monkeypatch, lambda: b"\x01" * 32)
+    names, fault = known_answer.get_device_classes()
+    assert names == (right, *CLASSES)
+    assert fault.startswith(f"{wrong}: the known answer is ")
     assert "01" * 32 in fault
 
 
@@ -60,15 +98,49 @@ def test_a_machine_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     def fail() -> bytes:
         raise OSError("no compiler")
 
-    monkeypatch.setattr(known_answer, "compute_known_answer", fail)
-    names, fault = known_answer.get_device_classes.__wrapped__()
+    answer_rightly(monkeypatch, "rounded/1")
+    answer("exact/1", monkeypatch, fail)
+    names, fault = known_answer.get_device_classes()
     assert "exact/1" not in names
-    assert fault == "OSError: no compiler"
+    assert fault == "exact/1: OSError: no compiler"
 
 
-def test_a_right_answer_puts_exact_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = bytes.fromhex(known_answer.KNOWN_ANSWER)
-    monkeypatch.setattr(known_answer, "compute_known_answer", lambda: right)
-    names, fault = known_answer.get_device_classes.__wrapped__()
+def test_right_answers_put_exact_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_rightly(monkeypatch, "exact/1", "rounded/1")
+    names, fault = known_answer.get_device_classes()
     assert names == ("exact/1", "rounded/1", *CLASSES)
     assert fault == ""
+
+
+# Before a task: nothing that was found out earlier counts ----------------------------------------
+
+
+def test_this_machines_class_is_repeated_and_no_other() -> None:
+    mine = compute_device_class()
+    assert known_answer.find_fault(mine) == ""
+    assert known_answer.find_fault("torch-1.0/sparc") == f"this machine is {mine}"
+
+
+def test_a_flag_that_was_flipped_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever changes the bits, though no setting names it."""
+    mine = compute_device_class()
+    gelu = functional.gelu
+    monkeypatch.setattr(functional, "gelu", lambda x: gelu(x, approximate="tanh"))
+    assert known_answer.find_fault(mine).startswith("this machine is torch-")
+    assert known_answer.find_fault("rounded/1").startswith("the known answer is ")
+    monkeypatch.undo()
+    assert known_answer.find_fault(mine) == ""
+
+
+def test_a_library_or_a_thread_count_that_changed_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = compute_device_class()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "99.0.0+cpu")
+        assert "torch-99.0.0/" in known_answer.find_fault(mine)
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "configure_torch", lambda: torch.set_num_threads(2))
+        assert "/threads-2/" in known_answer.find_fault(mine)
+    torch.set_num_threads(2)
+    assert known_answer.find_fault(mine) == "", "what the worker sets itself is put right"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
 import struct
 import threading
@@ -21,14 +20,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
-from numba import cfunc, types
+
+from milepost_ml.arithmetic.cpu.compiled import Compiled, compile_function, name_by_source
 
 MAX_ARGUMENTS: Final = 48
 """Integers that a kernel may be given."""
 
 _FLOAT: Final = struct.Struct("<f")
 _INT: Final = struct.Struct("<i")
-_SIGNATURE: Final = types.void(types.CPointer(types.int64))
 
 
 class _Pool(Protocol):
@@ -51,41 +50,20 @@ def _find_pool() -> _Pool | None:
     return None
 
 
-@functools.cache
-def _compute_source_digest() -> str:
-    """Of all modules that kernels are made from: Numba itself looks at one file only."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 class Kernel:
     """A compiled kernel.  Compiled for the processor at hand when it is first called."""
 
     def __init__(self, function: Callable[[Any], None]) -> None:
         self._function = function
-        self._address = 0
-        self._call: Callable[[int], None] | None = None
+        self._compiled: Compiled | None = None
         self._local = threading.local()
         functools.update_wrapper(self, function)
-        # The name under which Numba keeps compiled code has to change with all that goes into it.
-        function.__qualname__ += f".{_compute_source_digest()}"
-
-    def _compile(self) -> None:
-        options = {"nopython": True, "error_model": "numpy"}
-        try:
-            compiled = cfunc(_SIGNATURE, cache=True, **options)(self._function)
-        except RuntimeError:  # no folder that can be written for the compiled code
-            compiled = cfunc(_SIGNATURE, **options)(self._function)
-        self._compiled = compiled  # keeps the machine code alive
-        self._address = compiled.address
-        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
+        name_by_source(function)
 
     def __call__(self, pieces: int, *arguments: int) -> None:
         """Run with these arguments, which follow the counter; `pieces` bounds useful threads."""
-        if self._call is None:
-            self._compile()
+        if self._compiled is None:
+            self._compiled = compile_function(self._function)
         try:
             buffer, address = self._local.buffer
         except AttributeError:
@@ -97,10 +75,9 @@ class Kernel:
         threads = min(pieces, torch.get_num_threads())
         pool = _find_pool() if threads > 1 else None
         if pool is None:
-            assert self._call is not None
-            self._call(address)
+            self._compiled.call(address)
         else:
-            pool(self._address, address, threads, 0)
+            pool(self._compiled.address, address, threads, 0)
 
 
 _LOCAL = threading.local()
