@@ -120,6 +120,8 @@ def bench_upload() -> None:
         nodes.start(0)
         ours = nodes.urls[0]
         poll(lambda: _is_live(ours), 120, "the node up")
+        # Its worker's known-answer tests are over: they take a processor each.
+        poll(lambda: nodes.get(0, "/v1/status")["device_classes"], 120, "the worker idle")
         urls = {"discards": discards, "writes": writes, "flushes": flushes, "node": ours}
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         node_before = _get_peak_mb(nodes.running[0].pid)
