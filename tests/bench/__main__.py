@@ -20,6 +20,7 @@ from tests.bench.stalls import bench_stalls
 from tests.bench.storage import bench_storage
 from tests.bench.throughput import bench_throughput
 from tests.bench.tolerance import bench_tolerance
+from tests.bench.upload import bench_upload
 
 BENCHES: dict[str, Callable[[], None]] = {
     "analysis": bench_analysis,
@@ -36,6 +37,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "commits": bench_commits,
     "faults": bench_faults,
     "stalls": bench_stalls,
+    "upload": bench_upload,
 }
 
 
