@@ -15,17 +15,19 @@ from tests.support.frameworks import LIGHTNING, TRANSFORMERS, run_with
 from tests.support.guides import GUIDES, count_changed, diff_guide
 
 PACKAGES = {"pytorch": (), "lightning": LIGHTNING, "transformers": TRANSFORMERS}
+ALL = (*PACKAGES, "keras")
+"""Keras is run by tests/ml/test_keras.py: its runs are retrained in TensorFlow."""
 DOCUMENTS = [GUIDES.parent / name for name in ("architecture.md", "commands.md")]
 MAX_CHANGED = 5
 PAGE = (GUIDES / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_guide_changes_few_lines(name: str) -> None:
     assert 0 < count_changed(name) <= MAX_CHANGED
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_page_shows_what_a_guide_changes(name: str) -> None:
     shown = "\n".join(["```diff", *diff_guide(name), "```"])
     assert shown in PAGE, f"docs/guides/README.md should hold:\n{shown}"
