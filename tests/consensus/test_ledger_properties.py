@@ -36,6 +36,7 @@ from milepost_consensus.submissions import (
     AGREES,
     ANCHORED,
     DECIDED,
+    DISMISSED,
     LAZY,
     PANEL,
     RETRACING,
@@ -272,7 +273,9 @@ def check_progress(old: Submission, new: Submission) -> None:
         assert (new.quorum, new.flagged) == (old.quorum, old.flagged)
         assert new.extensions > old.extensions or len(new.duties) == len(old.duties)
     for was, now in zip(old.accusations, new.accusations, strict=False):
-        assert was.outcome in ("", now.outcome)
+        # Only what was dismissed can open again, and only for another accuser.
+        reopened = was.outcome == DISMISSED and len(now.accusers) > len(was.accusers)
+        assert reopened or was.outcome in ("", now.outcome)
         assert now.answers[: len(was.answers)] == was.answers
     for duty, later in zip(old.duties, new.duties, strict=False):
         if later.answer == LAZY and duty.answer != LAZY:
@@ -292,7 +295,7 @@ def check_verdict(submission: Submission, verdict: Verdict, state: LedgerState) 
     agreed = {row.interval: row.agreed for row in verdict.retraced}
     if verdict.outcome == "VALID":
         # S9, S10: covered as promised, and nothing upheld or left open.
-        assert set(outcomes) <= {"refuted"}
+        assert set(outcomes) <= {"refuted", DISMISSED}
         assert len(submission.holders) >= compute_quorum(len(state.validators))
         if verdict.rule == "witness":
             assert {0, 7} | set(submission.flagged) <= set(agreed)

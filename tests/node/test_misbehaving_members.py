@@ -85,6 +85,14 @@ class Trial:
         files = {bytes.fromhex(f.digest): (run / f.name).read_bytes() for f in manifest.files}
         files[submit.manifest] = encode_manifest(manifest)
         nodes = self.cluster.nodes
+        await wait_until(
+            lambda: all(
+                submit.device_class in standing.device_classes
+                for standing in nodes[0].runtime.state.standings.values()
+                if standing.id != make_signer("submitter").public
+            ),
+            "every verifier's statement of what it serves",
+        )
         async with self.cluster.connect(0) as client:
             await put_files(client, files)
             tx = self.cluster.sign(submit, height=nodes[0].runtime.state.height)
