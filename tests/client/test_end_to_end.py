@@ -195,7 +195,9 @@ def test_an_interrupted_upload_goes_on(net: DevNetwork, tmp_path: Path) -> None:
     assert done.code == 0
     assert "(7 were there already)" in done.err
     assert done.out.startswith("sub_")
-    assert net.run("submit", run, "--wait").code == 0
+    again = net.run("submit", run, "--wait")
+    # By now the network may have judged it: then there is nothing to wait for.
+    assert again.code == 0 or "[duplicate]" in again.err
 
 
 def test_the_sdk_submits_as_the_command_does(net: DevNetwork, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def record(
     tolerance: float | None = None,
     clip: Callable[[nn.Module], object] | None = None,
     average: float | None = None,
-    stride: int | None = None,
+    stride: int | None = 1,
     **options: Unpack[LoopOptions],
 ) -> Path:
     """Record a run and return its folder.
