@@ -31,13 +31,14 @@ def find_differences(model: Path, folder: Path, model_digest: bytes) -> Differen
 
 
 def _find_reference(folder: Path, model_digest: bytes) -> tuple[Models, str] | None:
-    candidates = [
-        folder / "model.safetensors",
-        *sorted(folder.glob("mileposts/*.safetensors"))[-1:],
-    ]
+    snapshots = sorted(folder.glob("mileposts/*.safetensors"))
+    candidates = [folder / "model.safetensors", *snapshots[-1:]]
     for path in candidates:
         try:
             tensors = read_model(path)
+            if path.parent != folder:
+                # What no step changes is in the first snapshot alone.
+                tensors = read_model(snapshots[0]) | tensors
         except InvalidRecord:
             continue
         if path.parent != folder:

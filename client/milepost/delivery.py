@@ -23,6 +23,7 @@ from milepost.network import find_network, get_signer
 from milepost.observer import Observer
 from milepost.refutations import Refuter
 from milepost.serving import find_servers, require_servers
+from milepost.uploads import Blob, upload
 from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.encoding import encode
 from milepost_consensus.light import Trust
@@ -195,7 +196,7 @@ class _Sender:
         self._network_id = network_id
         self._observer = observer
         self._id = compute_submission_id(signer.public, record, network_id)
-        self._blobs: dict[bytes, tuple[Path | bytes, int]] = {
+        self._blobs: dict[bytes, Blob] = {
             bytes.fromhex(file.digest): (folder / file.name, file.size) for file in manifest.files
         }
         listing = encode_manifest(manifest)
@@ -218,8 +219,7 @@ class _Sender:
             missing=len(chosen),
             size_bytes=sum(size for _, size in chosen.values()),
         )
-        for digest, (content, _) in chosen.items():
-            node.put_blob(digest, content, self._observer.on_bytes)
+        upload(node, chosen, self._observer.on_bytes)
         self._observer.on_uploaded()
         tx = make_tx(
             self._record,

@@ -23,7 +23,7 @@ class Observer:
         """The node lacks `missing` of `files` files, `size_bytes` in all."""
 
     def on_bytes(self, count: int) -> None:
-        """That many more bytes are on their way."""
+        """That many more bytes are on their way.  Called from other threads, one at a time."""
 
     def on_uploaded(self) -> None:
         """All files are there; the node now checks the record itself."""

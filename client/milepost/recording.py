@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from milepost import bundle
 from milepost.api import Client
@@ -12,8 +15,19 @@ from milepost.registering import Registrar, find_profile_of
 from milepost_consensus.verdicts import VALID
 from milepost_ml import recorder
 from milepost_ml.declaration import Model, Optimizer, Options
+from milepost_ml.errors import RecordingError
 from milepost_ml.files import MODEL
 from milepost_ml.registration import ParentModel
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from milepost_ml.frameworks.lightning import RunCallback
+    from milepost_ml.frameworks.loader import EpochLoader
+
+_ADAPTED = frozenset({"lightning", "transformers"})
+"""Whoever imported one of these trains with it, whatever else is loaded."""
+_TORCH_ONLY = frozenset({"initial", "key", "loss", "parent", "register", "schedule"})
 
 
 class Run(recorder.Run):
@@ -27,13 +41,32 @@ class Run(recorder.Run):
     model.safetensors is loaded, or `sub_...`, whose weights the model must hold already.
 
     `key` is the submitter's key file, where it is not the network's usual one.
+
+    Without model, optimizer and loss the run is recorded by the adapter of a framework, which finds
+    them in the framework's trainer: `lightning` and `loader`, or `attach`.  In a script that has
+    imported Keras and neither of these, it is one of `model.fit`: see
+    `milepost_ml.frameworks.keras.KerasRun`.
     """
+
+    def __new__(cls, name: str, model: Model | None = None, *others: Any, **options: Any) -> Any:
+        if model is None and "keras" in sys.modules and not _ADAPTED & set(sys.modules):
+            from milepost_ml.frameworks.keras import KerasRun
+
+            odd = sorted(_TORCH_ONLY & set(options))
+            if odd:
+                raise RecordingError(
+                    f"{odd[0]}= is for models of PyTorch; runs of Keras models start from the"
+                    " weights that the model has, and are not registered",
+                    slug="unsupported-framework",
+                )
+            return KerasRun(name, **options)
+        return super().__new__(cls)
 
     def __init__(
         self,
         name: str,
-        model: Model,
-        optimizer: Optimizer,
+        model: Model | None = None,
+        optimizer: Optimizer | None = None,
         *,
         register: str | Path | bool = False,
         parent: str | Path | None = None,
@@ -48,6 +81,43 @@ class Run(recorder.Run):
             register=Registrar(register, key=key) if register else None,
             **options,
         )
+
+    def loader(self, *data: Any, batch_size: int) -> EpochLoader:
+        """The training data in the run's order, for a framework's own loop.
+
+        `data` as in `batches`; items of a data set may be dictionaries as well.
+        """
+        from milepost_ml.frameworks.loader import EpochLoader, read_data
+
+        structure, tensors = read_data(data)
+        return EpochLoader(self, tensors, structure, batch_size=batch_size, dataset=data[0])
+
+    def lightning(self) -> RunCallback:
+        """The callback that records what a Lightning Trainer trains on this run's `loader`."""
+        with needed("lightning"):
+            from milepost_ml.frameworks.lightning import RunCallback
+
+        return RunCallback(self)
+
+    def attach(self, trainer: Trainer) -> Self:
+        """Record what a Trainer of Hugging Face's transformers trains; returns the run."""
+        with needed("transformers"):
+            from milepost_ml.frameworks.transformers import attach
+
+        attach(self, trainer)
+        return self
+
+
+@contextmanager
+def needed(extra: str) -> Iterator[None]:
+    """Around the import of an adapter: says how to install what it needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"this adapter needs {error.name}, which is not installed here. Install it:"
+            f" pip install 'milepost[{extra}]'"
+        ) from error
 
 
 def find_parent(parent: str | Path, network: str | Path | bool) -> ParentModel:

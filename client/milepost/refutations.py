@@ -44,7 +44,7 @@ class Refuter:
         known = {duty.verifier for duty in submission.duties if duty.answer == LAZY}
         known |= self._refuted
         for duty in submission.duties:
-            gradient = read_gradient(self._run, duty.work_step)
+            gradient = read_gradient(self._run, submission.submit, duty.work_step)
             if duty.verifier in known or not gradient:
                 continue
             refutation = refute_work(

@@ -22,6 +22,8 @@ from milepost_consensus.payloads import (
     WorkRefutation,
     get_interval_count,
     get_interval_steps,
+    get_stride_count,
+    get_stride_place,
     validate_witness,
     validate_work_refutation,
 )
@@ -123,12 +125,14 @@ def apply_witness(
     steps = get_interval_steps(submission.submit, witness.interval)
     if witness.step not in steps:
         raise InvalidTransaction(f"step {witness.step} is not in interval {witness.interval}")
+    if (witness.step - steps.start) % submission.submit.steps_per_digest:
+        raise InvalidTransaction(f"no step digest begins at step {witness.step}")
     validate_beyond(submission.submit, witness, steps=steps)
     verify_path(
         submission.submit.step_roots[witness.interval],
         witness.leaf,
-        index=witness.step - steps.start,
-        count=len(steps),
+        index=get_stride_place(submission.submit, witness.interval, witness.step),
+        count=get_stride_count(submission.submit, witness.interval),
         path=witness.path,
     )
     duties = tuple(
@@ -267,8 +271,7 @@ def apply_work_refutation(
 
 
 def _verify_committed(submission: Submission, refutation: WorkRefutation, step: int) -> None:
-    """Raises InvalidInput unless the parts are those of the committed digest of a step."""
-    steps = get_interval_steps(submission.submit, refutation.interval)
+    """Raises InvalidInput unless the parts are those of the committed digest that covers a step."""
     leaf = compute_step_digest(
         pre=refutation.pre,
         batch=refutation.batch,
@@ -279,8 +282,8 @@ def _verify_committed(submission: Submission, refutation: WorkRefutation, step: 
     verify_path(
         submission.submit.step_roots[refutation.interval],
         leaf,
-        index=step - steps.start,
-        count=len(steps),
+        index=get_stride_place(submission.submit, refutation.interval, step),
+        count=get_stride_count(submission.submit, refutation.interval),
         path=refutation.path,
     )
 

@@ -13,7 +13,13 @@ from typing import Final, NamedTuple, TypeVar
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Submit, get_interval_count, get_interval_steps
+from milepost_consensus.payloads import (
+    Submit,
+    get_interval_count,
+    get_interval_steps,
+    get_stride_count,
+)
+from milepost_consensus.step_digests import get_stride
 from milepost_consensus.submissions import Duty
 
 T = TypeVar("T")
@@ -74,14 +80,15 @@ def compute_seed(randomness: bytes, submission_id: bytes) -> bytes:
 def compute_work_step(
     seed: bytes, submit: Submit, interval: int, verifier: bytes, *, extension: int = 0
 ) -> int:
-    """The step whose gradient a verifier's work digest covers.
+    """The step whose gradient a verifier's work digest covers: the last one of a stride.
 
     It lies in the second half of the interval, so who stops there has done at least half of it.
     """
-    steps = get_interval_steps(submit, interval)
+    count = get_stride_count(submit, interval)
     place = interval.to_bytes(8, "big") + verifier + extension.to_bytes(8, "big")
-    skipped = len(steps) // 2
-    return steps.start + skipped + Drbg(seed + place, "work").below(len(steps) - skipped)
+    skipped = count // 2
+    drawn = skipped + Drbg(seed + place, "work").below(count - skipped)
+    return get_stride(get_interval_steps(submit, interval), submit.steps_per_digest, drawn)[-1]
 
 
 def elect(

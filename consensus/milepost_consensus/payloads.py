@@ -2,15 +2,16 @@
 
 A run of `steps` steps is cut into intervals of `steps_per_interval` (the last may be shorter).
 Snapshot k is the state before the first step of interval k; the record has one snapshot more than
-it has intervals.  For every interval the submitter commits a Merkle root over its step digests, so
-whoever retrains can point at the first step that does not follow.
+it has intervals.  For every interval the submitter commits a Merkle root over its step digests, one
+for each stride of `steps_per_digest` steps, so whoever retrains can point at the first that does
+not follow.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from milepost_consensus.crypto import compute_digest
+from milepost_consensus.crypto import DIGEST_BYTES, compute_digest
 from milepost_consensus.encoding import (
     Uint,
     Wire,
@@ -26,10 +27,11 @@ from milepost_consensus.params import (
     MAX_PATH,
     MAX_RECORDS,
     MAX_STEP_US,
+    MAX_STEPS_PER_DIGEST,
     MAX_STEPS_PER_INTERVAL,
     MAX_SUBMISSION_BYTES,
 )
-from milepost_consensus.step_digests import compute_state_digest
+from milepost_consensus.step_digests import compute_state_digest, count_strides
 from milepost_consensus.tolerance import TOLERANCE, validate_tolerance
 
 EXACT: Final = "exact"
@@ -65,6 +67,8 @@ class Submit(Wire, frozen=True):
     profile's name and version ("exact/1"), which every machine can compute."""
     steps: Uint
     steps_per_interval: Uint
+    steps_per_digest: Uint
+    """How many steps a step digest covers: the stride."""
     snapshots: tuple[bytes, ...]
     step_roots: tuple[bytes, ...]
     change_scores: tuple[Uint, ...]
@@ -128,13 +132,13 @@ class Attest(Wire, frozen=True):
 
 
 class Witness(Wire, frozen=True):
-    """The sender says that step `step` does not yield what the submitter committed.
+    """The sender says that a stride does not yield what the submitter committed.
 
-    `leaf` is the committed step digest with its inclusion path under the interval's root,
-    `recomputed` the digest the sender got from the same state and batch.  `pre_state` names the
-    blob with the state before the step (32 zero bytes where it is the interval's own snapshot).
-    Under profile `tolerance` the step is the interval's last and stands for the whole of it, and
-    `recomputed` is the digest "beyond" of the leaf, the same for everybody.
+    `step` is its first step, `leaf` the committed step digest with its inclusion path under the
+    interval's root, `recomputed` the digest the sender got from the same state and batches.
+    `pre_state` names the blob with the state before it (32 zero bytes where that is the interval's
+    own snapshot).  Under profile `tolerance` the step is the interval's last and stands for the
+    whole of it, and `recomputed` is the digest "beyond" of the leaf, the same for everybody.
     """
 
     submission: bytes
@@ -150,8 +154,8 @@ class Witness(Wire, frozen=True):
 class WorkRefutation(Wire, frozen=True):
     """The sender shows that a verifier's work digest is not that of the step it names.
 
-    The parts of the committed step digest, with its inclusion path; `gradient` is the content
-    digest g of the gradient, of which the record holds a digest only.
+    The parts of the committed step digest of that step's stride, with its inclusion path;
+    `gradient` is the content digest g of the gradient, of which the record holds a digest only.
     """
 
     submission: bytes
@@ -160,14 +164,15 @@ class WorkRefutation(Wire, frozen=True):
     gradient: bytes
     pre: bytes
     batch: bytes
+    """32 bytes for each step of the stride."""
     loss: bytes
-    """Four bytes: float32, little-endian."""
+    """Four bytes for each step of the stride: float32, little-endian."""
     post: bytes
     path: tuple[bytes, ...]
 
 
 class PanelVote(Wire, frozen=True):
-    """What a verifier got when it recomputed the one accused step."""
+    """What a verifier got when it recomputed the one accused stride, which begins at `step`."""
 
     submission: bytes
     interval: Uint
@@ -245,6 +250,16 @@ def get_interval_steps(submit: Submit, interval: int) -> range:
     return range(first, min(first + submit.steps_per_interval, submit.steps))
 
 
+def get_stride_count(submit: Submit, interval: int) -> int:
+    """How many step digests the interval has."""
+    return count_strides(get_interval_steps(submit, interval), submit.steps_per_digest)
+
+
+def get_stride_place(submit: Submit, interval: int, step: int) -> int:
+    """Which of the interval's step digests covers a step of it."""
+    return (step - get_interval_steps(submit, interval).start) // submit.steps_per_digest
+
+
 def validate_device_class(profile: str, device_class: str) -> None:
     """Raises InvalidTransaction unless a device class belongs to a profile.
 
@@ -274,8 +289,13 @@ def validate_submit(submit: Submit) -> None:
     validate_uint(
         "steps_per_interval", submit.steps_per_interval, low=1, high=MAX_STEPS_PER_INTERVAL
     )
+    most = min(MAX_STEPS_PER_DIGEST, submit.steps_per_interval)
+    validate_uint("steps_per_digest", submit.steps_per_digest, low=1, high=most)
     validate_tolerance(
-        submit.profile, submit.tolerance_ppb, steps_per_interval=submit.steps_per_interval
+        submit.profile,
+        submit.tolerance_ppb,
+        steps_per_interval=submit.steps_per_interval,
+        steps_per_digest=submit.steps_per_digest,
     )
     validate_uint("steps", submit.steps, low=1, high=MAX_INTERVALS * MAX_STEPS_PER_INTERVAL)
     validate_uint("step_us", submit.step_us, high=MAX_STEP_US)
@@ -348,10 +368,18 @@ def validate_register(register: Register) -> None:
 def validate_work_refutation(refutation: WorkRefutation) -> None:
     """Raises InvalidInput unless a refutation is well formed in itself."""
     validate_uint("path length", len(refutation.path), high=MAX_PATH)
-    for value in (refutation.gradient, refutation.pre, refutation.batch, refutation.post):
+    for value in (refutation.gradient, refutation.pre, refutation.post):
         validate_digest("part of the step", value)
-    if len(refutation.loss) != LOSS_BYTES:
-        raise InvalidTransaction(f"a loss of {len(refutation.loss)} bytes; it has {LOSS_BYTES}")
+    count = len(refutation.loss) // LOSS_BYTES
+    if (
+        not 1 <= count <= MAX_STEPS_PER_DIGEST
+        or len(refutation.loss) != count * LOSS_BYTES
+        or len(refutation.batch) != count * DIGEST_BYTES
+    ):
+        raise InvalidTransaction(
+            f"batches of {len(refutation.batch)} and losses of {len(refutation.loss)} bytes; a step"
+            f" has {DIGEST_BYTES} and {LOSS_BYTES}, a stride at most {MAX_STEPS_PER_DIGEST} steps"
+        )
 
 
 def _validate_reference(name: str, value: bytes) -> None:

@@ -194,6 +194,12 @@ PROBLEMS: dict[str, Problem] = {
         "Keep forward free of branches on values, .item(), other libraries and randomness"
         " that is not torch's, then record again.",
     ),
+    "cannot-resume": Problem(
+        "Unfinished run cannot go on",
+        "A resumed run must be the one that was begun: the same data, model, optimizer, seed and"
+        " settings, recorded by one process at a time, and at least its first snapshot on disk.",
+        "Undo the difference that the message names, or record a new run without resume=True.",
+    ),
     "cannot-tell": Problem(
         "Neither yes nor no",
         "Something that is needed for an answer is missing, and a guess is not an answer.",
@@ -695,17 +701,25 @@ PROBLEMS: dict[str, Problem] = {
         " model keeps more than that, so it would start without it.",
         "Register the state as a persistent buffer.",
     ),
+    "unsupported-framework": Problem(
+        "Framework cannot be recorded as it is set up",
+        "Keras models are recorded and retrained on TensorFlow, on one thread, which can only be"
+        " chosen before TensorFlow computes anything.",
+        "The message says what is missing or too late. Install the extra `tensorflow`, let Keras"
+        " run on TensorFlow, and make the run before the first layer of the script.",
+    ),
     "unsupported-model": Problem(
         "Model cannot be recorded",
         "A record holds dense float32 parameters on the CPU in the default layout, computed"
-        " by PyTorch's own kernels.",
-        "The message names the tensor or wrapper. Convert it before making the run.",
+        " by PyTorch's own kernels, or by listed built-in layers and losses of Keras.",
+        "The message names the tensor, wrapper, layer or setting, and what to use instead.",
     ),
     "unsupported-optimizer": Problem(
         "Optimizer cannot be recorded",
-        "A recipe declares SGD, Adam or AdamW, with the settings and the learning rate of every"
-        " parameter group. Other kinds and options (maximize, capturable, differentiable) cannot"
-        " be repeated by verifiers; foreach and fused are set by the profile.",
+        "A recipe declares SGD, Adam or AdamW: of PyTorch with the settings and the learning rate"
+        " of every parameter group, of Keras with one rate per step. Other kinds and options"
+        " (maximize, capturable, differentiable) cannot be repeated by verifiers; foreach and"
+        " fused are set by the profile.",
         "The message names the option. Leave it out, or use one of these optimizers.",
     ),
     "unsupported-precision": Problem(
@@ -775,6 +789,13 @@ PROBLEMS: dict[str, Problem] = {
         " trust), or a node, its home folder and its peers do not have the same genesis.",
         "Use the trust file of the network that judged the model, or do not rely on the proof. For"
         " a node: compare the network id in `milepost status` and use one genesis.json for all.",
+    ),
+    "wrong-order": Problem(
+        "Batch out of order",
+        "The order of the data follows from the run's seed, so that verifiers know every batch."
+        " Keras gave its training function another batch than the run has for the step.",
+        "Pass `fit` the result of `run.dataset(...)` itself, with `shuffle=False`, and neither"
+        " `class_weight` nor `steps_per_epoch`.",
     ),
     "wrong-seed": Problem(
         "Another seed than the network's",

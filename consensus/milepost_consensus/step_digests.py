@@ -1,4 +1,8 @@
-"""Digests of training states and of the steps between them: the chain that a record commits to."""
+"""Digests of training states and of the steps between them: the chain that a record commits to.
+
+A *stride* is what one step digest covers: `steps_per_digest` consecutive steps of an interval, the
+last of an interval possibly fewer, and one step where nothing else is declared.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +42,20 @@ def compute_beyond_digest(leaf: bytes) -> bytes:
 def compute_step_digest(
     *, pre: bytes, batch: bytes, gradient: bytes, loss: bytes, post: bytes
 ) -> bytes:
-    """The step digest d_t = H(S_{t-1}, batch_t, gradient_t, loss_t, S_t).
+    """The step digest d = H(state before, batches, gradient, losses, state after) of a stride.
 
-    `gradient` is the commitment, `loss` 4 bytes (float32, little-endian).
+    `batch` holds the batch digest of every step of the stride one after the other, `loss` their
+    losses, 4 bytes each (float32, little-endian); `gradient` is the commitment to the last step's.
+    So the length tells how many steps there are, and of one step it is the digest d_t.
     """
     return compute_digest("step", pre + batch + gradient + loss + post)
+
+
+def count_strides(steps: range, steps_per_digest: int) -> int:
+    """How many step digests the steps of an interval have."""
+    return -(-len(steps) // steps_per_digest)
+
+
+def get_stride(steps: range, steps_per_digest: int, place: int) -> range:
+    """The steps that digest number `place` of an interval covers, given the interval's steps."""
+    return steps[place * steps_per_digest : (place + 1) * steps_per_digest]

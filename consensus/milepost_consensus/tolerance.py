@@ -16,9 +16,14 @@ _ONE_DIGITS: Final = 10
 """How many digits 1 has in units of 10^-9."""
 
 
-def validate_tolerance(profile: str, tolerance_ppb: int, *, steps_per_interval: int) -> None:
+def validate_tolerance(
+    profile: str, tolerance_ppb: int, *, steps_per_interval: int, steps_per_digest: int
+) -> None:
     """R8: raises InvalidInput (bad-tolerance) unless the bound belongs to the profile, and the
-    intervals are short enough for it to tell noise from poison."""
+    intervals are short enough for it to tell noise from poison.
+
+    A digest then covers one step: only ends of intervals are compared, which no stride makes
+    cheaper, and the accused step is the interval's last."""
     if profile != TOLERANCE:
         if tolerance_ppb:
             raise InvalidTransaction(
@@ -37,6 +42,11 @@ def validate_tolerance(profile: str, tolerance_ppb: int, *, steps_per_interval: 
             f"intervals of {steps_per_interval} steps; profile {TOLERANCE} allows"
             f" {MAX_TOLERANCE_STEPS}, because over more steps the noise of another machine grows"
             " until no bound tells it from poison",
+            slug="bad-tolerance",
+        )
+    if steps_per_digest != 1:
+        raise InvalidTransaction(
+            f"step digests of {steps_per_digest} steps; under profile {TOLERANCE} each covers one",
             slug="bad-tolerance",
         )
 

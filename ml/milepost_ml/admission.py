@@ -120,6 +120,7 @@ def _derive_submit(files: RecordFiles, free: _Free) -> tuple[Submit, Manifest]:
         device_class=recipe.device_class,
         steps=recipe.steps,
         steps_per_interval=recipe.steps_per_interval,
+        steps_per_digest=recipe.steps_per_digest,
         snapshots=commitments.snapshots,
         step_roots=commitments.step_roots,
         change_scores=commitments.change_scores,

@@ -31,7 +31,8 @@ from milepost_ml.nodes import (
     validate_graph,
 )
 from milepost_ml.operators import DTYPES, OPERATORS, Argument, get_instead
-from milepost_ml.rehearsal import Loss, Rehearsal, StepModule
+from milepost_ml.rehearsal import Loss, Rehearsal, StepModule, WholeStep
+from milepost_ml.respelling import make_constant, respell
 
 _DTYPE_NAMES: Final = {getattr(torch, name): name for name in DTYPES}
 _CHECKS: Final = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async"})
@@ -128,20 +129,24 @@ class _Translator:
     def translate(self, program: torch.export.ExportedProgram) -> Graph:
         signature = program.graph_signature
         targets = signature.inputs_to_parameters | signature.inputs_to_buffers
-        hidden = set(signature.inputs_to_lifted_tensor_constants)
+        hidden = signature.inputs_to_lifted_tensor_constants
+        constants: list[TracedNode] = []
         data = [name for name in signature.user_inputs if isinstance(name, str)]
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 if not node.users:
                     continue
                 if node.name in hidden:
-                    raise _unknown("lift_fresh_copy", node)
+                    constants.append(node)
+                    continue
                 if node.name in targets:
                     source, name = self._names[targets[node.name]]
                 else:
                     source, name = "data", f"data.{data.index(node.name)}"
                 self._add_input(node, Input(source, name))  # type: ignore[arg-type]
         # Values are numbered inputs first; the numbers of nodes follow from how many there are.
+        for node in constants:
+            self._add_constant(node, program.constants[hidden[node.name]])
         for node in program.graph.nodes:
             if node.op == "get_attr" or (node.op == "call_function" and _is_check(node)):
                 continue
@@ -157,15 +162,29 @@ class _Translator:
             self.inputs.append(item)
         self._numbers[node] = self.inputs.index(item)
 
+    def _add_constant(self, node: TracedNode, tensor: torch.Tensor) -> None:
+        calls = make_constant(tensor)
+        if calls is None:
+            raise _unknown("lift_fresh_copy", node)
+        for call in calls:
+            previous = [node] if call.previous else []
+            self._append(call.name, [*previous, *call.values], node)
+
     def _add_node(self, node: TracedNode) -> None:
-        name = _get_name(node)
+        name, values = respell(_get_name(node), node)
         arguments = OPERATORS.get(name)
         if arguments is None:
             raise _unknown(name, node)
-        values = list(node.args) if name == "getitem" else _collect_arguments(name, arguments, node)
+        if values is None:
+            values = (
+                list(node.args) if name == "getitem" else _collect_arguments(name, arguments, node)
+            )
+        self._append(name, values, node)
+
+    def _append(self, name: str, values: Sequence[Any], node: TracedNode) -> None:
         args = tuple(
             self._translate(argument, value, name, node)
-            for argument, value in zip(arguments, values, strict=True)
+            for argument, value in zip(OPERATORS[name], values, strict=True)
         )
         self._numbers[node] = len(self.inputs) + len(self.nodes)
         self.nodes.append(Node(name, args))
@@ -240,7 +259,7 @@ def _unknown(name: str, node: TracedNode) -> RecordingError:
 
 def capture(
     model: torch.nn.Module,
-    loss: Loss,
+    loss: Loss | WholeStep,
     batch: Sequence[torch.Tensor],
     *,
     generator_seed: int,

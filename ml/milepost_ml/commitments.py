@@ -107,9 +107,10 @@ def _validate_batches(
     wrong: list[int] = []
     same: set[int] = set()
     suspects: set[int] = set()
-    for step, row in zip(steps, rows, strict=True):
+    seen = [batch for row in rows for batch in row.batches]
+    for step, batch in zip(steps, seen, strict=True):
         indices = order.get_step_records(step)
-        if compute_batch_digest(records[index] for index in indices) == row.batch:
+        if compute_batch_digest(records[index] for index in indices) == batch:
             same.update(indices)
         else:
             wrong.append(step)

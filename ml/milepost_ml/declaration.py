@@ -13,7 +13,6 @@ from typing import Required
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from milepost_consensus.params import MAX_INTERVALS
 from milepost_consensus.payloads import EXACT
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.capture import Captured, capture
@@ -26,7 +25,7 @@ from milepost_ml.loop import Loop, LoopOptions
 from milepost_ml.preflight import describe_optimizer, read_rates, validate_model
 from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
 from milepost_ml.registration import Say
-from milepost_ml.rehearsal import Loss
+from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.snapshots import TensorSpec
 from milepost_ml.updates import Group, Rates, Settings
 
@@ -39,7 +38,7 @@ Schedule = LRScheduler | Sequence[float | Sequence[float]]
 class Options(LoopOptions, total=False):
     """What a run takes besides its model, its optimizer and where it comes from."""
 
-    loss: Required[Loss]
+    loss: Loss | None
     every: Required[int]
     folder: str | Path
     seed: bytes | int | None
@@ -47,29 +46,16 @@ class Options(LoopOptions, total=False):
     tolerance: float | None
     initial: Mapping[str, Distribution] | None
     schedule: Schedule | None
+    stride: int | None
+    resume: bool
     selfcheck: bool
     quiet: bool
-
-
-def validate_plan(*, records: int, batch_size: int, steps: int, every: int) -> None:
-    """Raises RecordingError (bad-plan) for batches or intervals that cannot be."""
-    if not 1 <= batch_size <= records:
-        raise RecordingError(
-            f"batch_size={batch_size}: the data have {records} records", slug="bad-plan"
-        )
-    intervals = -(-steps // every)
-    if not 1 <= intervals <= MAX_INTERVALS:
-        raise RecordingError(
-            f"steps={steps} make {intervals:,} intervals of {every} steps; 1 to {MAX_INTERVALS:,}"
-            " are possible. Choose another every=",
-            slug="bad-plan",
-        )
 
 
 def declare(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Loss,
+    loss: Loss | WholeStep,
     tensors: Sequence[torch.Tensor],
     *,
     profiles: Sequence[str],
@@ -117,6 +103,7 @@ def declare(
         batch_size=batch_size,
         steps=0,
         steps_per_interval=every,
+        steps_per_digest=1,
         parameters=tuple(
             Parameter(name, tuple(tensor.shape), trained=name in captured.trained)
             for name, tensor in model.named_parameters()
@@ -156,7 +143,7 @@ def _make_groups(
 
 def _capture(
     model: torch.nn.Module,
-    loss: Loss,
+    loss: Loss | WholeStep,
     tensors: Sequence[torch.Tensor],
     *,
     profiles: Sequence[str],
@@ -256,12 +243,16 @@ def compress_rates(rates: Sequence[tuple[float, ...]]) -> list[Rates]:
 def validate_rates(step: int, used: Sequence[float], registered: Sequence[float]) -> None:
     """Raises RecordingError (not-registered-recipe) if a step used other rates than registered."""
     if used != registered:
-        texts = [", ".join(f"{rate:g}" for rate in rates) for rates in (used, registered)]
         raise RecordingError(
-            f"step {step} used the learning rate {texts[0]}, registered was {texts[1]}. Give the"
-            " run its scheduler: schedule=",
+            f"step {step} used the learning rate {format_rates(used)}, registered was"
+            f" {format_rates(registered)}. Give the run its scheduler: schedule=",
             slug="not-registered-recipe",
         )
+
+
+def format_rates(rates: Sequence[float]) -> str:
+    """One step's learning rates for people."""
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def _follow(

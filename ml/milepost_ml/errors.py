@@ -43,3 +43,10 @@ class RefusedOperator(RuntimeError):
         )
         self.operator, self.reason = operator, reason
         """ATen's name, such as "aten.linalg_svd.default"."""
+
+
+class MissingFramework(RuntimeError):
+    """A record needs a framework that is not installed here.
+
+    Not a MilepostMLError: the record may be in order, this machine cannot tell.
+    """

@@ -30,6 +30,8 @@ RECIPE: Final = "recipe.json"
 DATA: Final = "data.safetensors"
 MODEL: Final = "model.safetensors"
 RUN: Final = "run.json"
+BEGUN: Final = "begun.json"
+"""What an unfinished run was begun with; gone once it is finished."""
 JOURNAL: Final = "journal.jsonl"
 GRADIENTS: Final = "gradients.secret"
 """Digests of all gradients, which the submitter keeps to itself."""
@@ -222,7 +224,16 @@ def write_atomically(path: Path, write: Callable[[io.BufferedIOBase], object]) -
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, which syncing the files does not; raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     """`write_atomically` for bytes at hand."""
 
     write_atomically(path, lambda stream: stream.write(data))

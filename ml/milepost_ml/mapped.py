@@ -8,7 +8,7 @@ lie in memory of their own, all of this does nothing.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 _POPULATE_READ: Final = 22
 """Linux's MADV_POPULATE_READ, which Python does not name: map all pages in one call."""
+_AROUND_BYTES: Final = 2 * 1024 * 1024
+"""A system maps neighbours of the page that was asked for, up to what one large page holds."""
 _RELEASE: Final[int | None] = getattr(mmap, "MADV_DONTNEED", None)
 
 
@@ -32,13 +34,25 @@ def paged(*arrays: NDArray[Any]) -> Iterator[None]:
     They can be read again later, at the price of reading.
     """
     for array in arrays:
-        _advise(array, _POPULATE_READ)
+        _advise(array, _POPULATE_READ, around_bytes=0)
     try:
         yield
     finally:
-        if _RELEASE is not None:
-            for array in arrays:
-                _advise(array, _RELEASE)
+        _release(arrays, around_bytes=0)
+
+
+def release_around(*arrays: NDArray[Any]) -> None:
+    """Give back what reading these views piece by piece may have mapped on both sides of them.
+
+    Another thread may have been done there, and nobody else would give it back.
+    """
+    _release(arrays, around_bytes=_AROUND_BYTES)
+
+
+def _release(arrays: Iterable[NDArray[Any]], *, around_bytes: int) -> None:
+    if _RELEASE is not None:
+        for array in arrays:
+            _advise(array, _RELEASE, around_bytes=around_bytes)
 
 
 def _find_map(array: NDArray[Any]) -> mmap.mmap | None:
@@ -51,12 +65,14 @@ def _find_map(array: NDArray[Any]) -> mmap.mmap | None:
     return base if isinstance(base, mmap.mmap) and memoryview(base).readonly else None
 
 
-def _advise(array: NDArray[Any], advice: int) -> None:
+def _advise(array: NDArray[Any], advice: int, *, around_bytes: int) -> None:
     owner = _find_map(array)
     if owner is None or not array.size:
         return
     start = array.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
-    first = start - start % mmap.PAGESIZE
+    first = max(0, start - around_bytes)
+    first -= first % mmap.PAGESIZE
+    stop = min(len(owner), start + array.nbytes + around_bytes)
     # It is advice: an older system reads page by page, and gives back when memory gets short.
     with suppress(OSError, AttributeError):
-        owner.madvise(advice, first, start + array.nbytes - first)
+        owner.madvise(advice, first, stop - first)

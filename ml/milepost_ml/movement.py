@@ -197,6 +197,8 @@ def _sum_window(window: _Window) -> Movement:
         units: int | None = int(math.ldexp(rounded, UNIT_BITS))
     else:
         units = _count_units(window)
+    if window.is_mapped:
+        mapped.release_around(window.before, window.after)
     return Movement(
         window.before.size, absolute, weight, moved_2, before_2, after_2, dot, along, units
     )

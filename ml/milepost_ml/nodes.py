@@ -67,7 +67,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
 
-class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="aten"):
     """Forward and loss; `loss` is the value number of the loss.  Buffers are written in place."""
 
     inputs: tuple[Input, ...]

@@ -75,6 +75,7 @@ cosine_similarity: T T i f
 cross_entropy_loss: T T T? i i f
 cumsum: T i * dtype=d?
 detach: T
+diff: T i i T? T?
 diagonal: T i i i
 div.Scalar: T n
 div.Tensor: T N
@@ -146,6 +147,7 @@ lt.Tensor: T N
 margin_ranking_loss: T T T f i
 masked_fill.Scalar: T T n
 masked_fill.Tensor: T T T
+masked_fill_.Scalar: T T n
 matmul: T T
 max.dim: T i b
 max: T

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import torch
 
+from milepost_ml.keras_optimizers import KerasOptimizer
 from milepost_ml.recipe import Recipe
 from milepost_ml.updates import SGD, Adam, ClipNorm, Group, Settings
 
@@ -33,8 +34,9 @@ def make_optimizer(groups: Sequence[Group], parameters: Parameters) -> torch.opt
     return make(declared, lr=0.0, foreach=False)
 
 
-def _get_options(optimizer: Settings) -> dict[str, object]:
+def _get_options(optimizer: Settings | KerasOptimizer) -> dict[str, object]:
     """A group's settings by PyTorch's names."""
+    assert not isinstance(optimizer, KerasOptimizer)
     options = msgspec.structs.asdict(optimizer)
     if not isinstance(optimizer, SGD):
         options["betas"] = (options.pop("beta1"), options.pop("beta2"))

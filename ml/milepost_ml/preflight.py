@@ -6,20 +6,16 @@ Everything refused here would otherwise show up as an interval that nobody can r
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
 
-from milepost_consensus.params import MAX_STEPS_PER_INTERVAL
-from milepost_consensus.payloads import KNOWN_PROFILES
 from milepost_ml.errors import RecordingError
 from milepost_ml.graph import DTYPE_NAMES
 from milepost_ml.recipe import MAX_DATA
 from milepost_ml.updates import MAX_GROUPS, SGD, Adam, AdamW, Settings
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PARALLEL: Final = frozenset(
     {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 )
@@ -32,28 +28,6 @@ ADAM_KEYS: Final = ("betas", "eps", "weight_decay", "amsgrad")
 
 def _refuse(what: str, slug: str) -> RecordingError:
     return RecordingError(what, slug=slug)
-
-
-def validate_name(name: str) -> None:
-    """Raises RecordingError (bad-name) unless a run and its folder can be called so."""
-    if not _NAME.fullmatch(name):
-        raise _refuse(
-            f"a run cannot be called {name!r}: use up to 64 letters, digits, '.', '_' and '-',"
-            " starting with a letter or digit",
-            "bad-name",
-        )
-
-
-def validate_settings(*, every: int, profile: str | None) -> None:
-    """Raises RecordingError: bad-plan, bad-profile."""
-    if not 1 <= every <= MAX_STEPS_PER_INTERVAL:
-        raise _refuse(
-            f"every={every}: an interval has 1 to {MAX_STEPS_PER_INTERVAL:,} steps", "bad-plan"
-        )
-    if profile is not None and profile not in KNOWN_PROFILES:
-        raise _refuse(
-            f"profile={profile!r} is not one of {', '.join(KNOWN_PROFILES)}", "bad-profile"
-        )
 
 
 def validate_model(model: torch.nn.Module) -> None:

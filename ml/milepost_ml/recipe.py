@@ -1,9 +1,10 @@
 """The recipe: everything about a run that is not data or state, as a declaration.
 
-A recipe says what is computed (a graph of listed operators), from what (shapes of parameters,
-buffers and data), what the weights start from, how they are updated (`updates`) and in which order
-(seed, batch size).  It is data: reading one computes nothing.  `decode_recipe` refuses whatever
-`validate_recipe` does not allow, so holders of a decoded recipe rely on its soundness.
+A recipe says what is computed (a graph of listed operators, or of listed Keras layers), from what
+(shapes of parameters, buffers and data), what the weights start from, how they are updated
+(`updates`) and in which order (seed, batch size).  It is data: reading one computes nothing.
+`decode_recipe` refuses whatever `validate_recipe` does not allow, so holders of a decoded recipe
+rely on its soundness.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ import msgspec
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.errors import InvalidInput
-from milepost_consensus.params import MAX_INTERVALS, MAX_RECORDS, MAX_STEPS_PER_INTERVAL
+from milepost_consensus.params import (
+    MAX_INTERVALS,
+    MAX_RECORDS,
+    MAX_STEPS_PER_DIGEST,
+    MAX_STEPS_PER_INTERVAL,
+)
 from milepost_consensus.payloads import CLASS, KNOWN_PROFILES, validate_device_class
+from milepost_consensus.step_digests import count_strides, get_stride
 from milepost_consensus.tolerance import validate_tolerance
 from milepost_ml.augmentation import Transformation, validate_augmentation
 from milepost_ml.digests import ITEM_BYTES, MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.initial import Initial, Parent, validate_initial
+from milepost_ml.keras_graph import DEVICE_PREFIX, KerasGraph, validate_keras_graph
+from milepost_ml.keras_optimizers import KerasOptimizer
 from milepost_ml.nodes import Graph, validate_graph
 from milepost_ml.snapshots import MAX_HEADER_BYTES, TensorSpec, encode_header
 from milepost_ml.updates import (
@@ -71,12 +80,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int
     steps: int
     steps_per_interval: int
+    steps_per_digest: int
+    """How many steps a step digest covers: the stride."""
     parameters: tuple[Parameter, ...]
     buffers: tuple[TensorSpec, ...]
     initial: tuple[Initial, ...]
     """What each tensor of the model starts from, in the order of `get_model_specs`."""
     groups: tuple[Group, ...]
-    graph: Graph
+    graph: Graph | KerasGraph
     profile: str
     tolerance_ppb: int = 0
     """For profile `tolerance`: how far an interval's end may lie off, in 10^-9 of its movement."""
@@ -112,6 +123,12 @@ def get_steps(recipe: Recipe, interval: int) -> range:
     """The step numbers of an interval; step t leads from state t to state t + 1."""
     first = interval * recipe.steps_per_interval
     return range(first, min(first + recipe.steps_per_interval, recipe.steps))
+
+
+def get_strides(recipe: Recipe, interval: int) -> list[range]:
+    """The steps of an interval, cut into what its step digests cover."""
+    steps, size = get_steps(recipe, interval), recipe.steps_per_digest
+    return [get_stride(steps, size, place) for place in range(count_strides(steps, size))]
 
 
 def get_rates(recipe: Recipe, steps: range) -> tuple[float, ...]:
@@ -197,6 +214,14 @@ def get_snapshot_specs(recipe: Recipe, step: int) -> tuple[TensorSpec, ...]:
     )
 
 
+def get_frozen_names(recipe: Recipe) -> frozenset[str]:
+    """The tensors of a snapshot that no step changes: parameters that are not trained.
+
+    Only the file of snapshot 0 holds them.
+    """
+    return frozenset(MODEL_PREFIX + item.name for item in recipe.parameters if not item.trained)
+
+
 def encode_recipe(recipe: Recipe) -> bytes:
     """The canonical JSON of a recipe."""
     return msgspec.json.encode(recipe)
@@ -252,7 +277,10 @@ def validate_recipe(recipe: Recipe) -> None:
     try:
         validate_device_class(recipe.profile, device)
         validate_tolerance(
-            recipe.profile, recipe.tolerance_ppb, steps_per_interval=recipe.steps_per_interval
+            recipe.profile,
+            recipe.tolerance_ppb,
+            steps_per_interval=recipe.steps_per_interval,
+            steps_per_digest=recipe.steps_per_digest,
         )
     except InvalidInput as error:
         raise _bad(str(error)) from error
@@ -268,12 +296,57 @@ def validate_recipe(recipe: Recipe) -> None:
     validate_clip(recipe.clip)
     validate_decay(recipe.ema_decay)
     _validate_tensors(recipe)
+    if isinstance(recipe.graph, KerasGraph):
+        _validate_keras(recipe, recipe.graph)
+        return
+    _require(
+        not (_is_trained_by_keras(recipe) or device.startswith(DEVICE_PREFIX)),
+        "a graph of operators does not run in Keras",
+    )
     known = {
         "parameter": {item.name for item in recipe.parameters},
         "buffer": {spec.name for spec in recipe.buffers},
         "data": {spec.name for spec in recipe.data},
     }
     validate_graph(recipe.graph, known)
+
+
+def _is_trained_by_keras(recipe: Recipe) -> bool:
+    return isinstance(recipe.groups[0].optimizer, KerasOptimizer)
+
+
+def _validate_keras(recipe: Recipe, graph: KerasGraph) -> None:
+    _require(
+        recipe.profile == CLASS and recipe.device_class.startswith(DEVICE_PREFIX),
+        f"Keras layers need profile {CLASS} and a device class of TensorFlow",
+    )
+    _require(_is_trained_by_keras(recipe), "Keras layers need Keras's optimizer")
+    extras = (recipe.clip, recipe.ema_decay, recipe.accumulate, recipe.augment)
+    _require(
+        extras == (None, None, 1, ()) and recipe.autocast is None,
+        "Keras layers are trained without accumulation, augmentation, autocast and running average,"
+        " and clipped by their optimizer",
+    )
+    outline = validate_keras_graph(graph, recipe.data, batch_size=recipe.batch_size)
+    derived = list(outline.iterate_weights())
+    _require(
+        recipe.parameters
+        == tuple(
+            Parameter(name, weight.shape, trained)
+            for name, weight, trained in derived
+            if not weight.moving
+        )
+        and recipe.buffers
+        == tuple(
+            TensorSpec(name, "F32", weight.shape) for name, weight, _ in derived if weight.moving
+        ),
+        "its tensors are not those of its layers",
+    )
+    trained = tuple(item.name for item in recipe.parameters if item.trained)
+    _require(
+        [group.parameters for group in recipe.groups] == [trained],
+        "Keras has one parameter group, in the order of the model",
+    )
 
 
 def _validate_plan(recipe: Recipe) -> None:
@@ -301,6 +374,11 @@ def _validate_plan(recipe: Recipe) -> None:
         and recipe.intervals <= MAX_INTERVALS,
         f"{recipe.steps} steps in intervals of {recipe.steps_per_interval}, at most"
         f" {MAX_INTERVALS} intervals of {MAX_STEPS_PER_INTERVAL} are possible",
+    )
+    most = min(MAX_STEPS_PER_DIGEST, recipe.steps_per_interval)
+    _require(
+        1 <= recipe.steps_per_digest <= most,
+        f"{recipe.steps_per_digest} steps in a digest, 1 to {most} are possible",
     )
 
 

@@ -31,8 +31,9 @@ from milepost_ml.recipe import (
     MAX_RECIPE_BYTES,
     Recipe,
     decode_recipe,
+    get_frozen_names,
     get_snapshot_specs,
-    get_steps,
+    get_strides,
 )
 from milepost_ml.snapshots import (
     Header,
@@ -42,23 +43,41 @@ from milepost_ml.snapshots import (
     validate_specs,
 )
 
-STEP_BYTES: Final = 100
-"""One step in a steps file: batch, commitment to the gradient, loss (float32), state after."""
+BATCH_BYTES: Final = 32
+LOSS_BYTES: Final = 4
+STRIDE_BYTES: Final = 64
+"""What a stride takes besides batch and loss of every step: gradient commitment, state after."""
 MAX_RECORDS_READ: Final = 2**24
 """The digests of sixteen million records take about a gigabyte of memory."""
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
 
 
 class StepCommitment(NamedTuple):
-    """What the submitter committed about one step."""
+    """What the submitter committed about one stride, often a single step."""
 
     batch: bytes
+    """The digests of the batches, one after the other."""
     gradient: bytes
-    """A digest of the gradient's content digest, which the record does not hold."""
+    """A digest of the last gradient's content digest, which the record does not hold."""
     loss: bytes
-    """Four bytes: float32, little-endian."""
+    """Four bytes a step: float32, little-endian."""
     post: bytes
-    """State digest after the step."""
+    """State digest after the last step."""
+
+    @property
+    def batches(self) -> list[bytes]:
+        """The batch digest of every step."""
+        return [self.batch[at : at + BATCH_BYTES] for at in range(0, len(self.batch), BATCH_BYTES)]
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of every step."""
+        return struct.unpack(f"<{len(self.loss) // LOSS_BYTES}f", self.loss)
+
+
+def compute_stride_bytes(steps: int) -> int:
+    """The size of a stride of so many steps in a steps file."""
+    return STRIDE_BYTES + steps * (BATCH_BYTES + LOSS_BYTES)
 
 
 def read_recipe(files: RecordFiles) -> tuple[bytes, Recipe]:
@@ -73,12 +92,18 @@ def read_state(files: RecordFiles, recipe: Recipe, snapshot: int) -> dict[str, N
 
     Raises InvalidRecord: snapshot-broken, wrong-tensors, not-finite, pickle-refused.
     """
-    name = get_snapshot_name(snapshot)
+    name, frozen = get_snapshot_name(snapshot), get_frozen_names(recipe)
     step = min(snapshot * recipe.steps_per_interval, recipe.steps)
+    expected = get_snapshot_specs(recipe, step)
+    if not snapshot or not frozen:
+        with open_file(files, name) as stream:
+            return load_tensors(stream, name=name, expected=expected, finite=True)
+    moving = [spec for spec in expected if spec.name not in frozen]
     with open_file(files, name) as stream:
-        return load_tensors(
-            stream, name=name, expected=get_snapshot_specs(recipe, step), finite=True
-        )
+        state = load_tensors(stream, name=name, expected=moving, finite=True)
+    first, specs = get_snapshot_name(0), get_snapshot_specs(recipe, 0)
+    with open_file(files, first) as stream:
+        return state | load_tensors(stream, name=first, expected=specs, only=frozen, finite=True)
 
 
 def get_parameters(recipe: Recipe, state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -87,32 +112,40 @@ def get_parameters(recipe: Recipe, state: dict[str, NDArray[Any]]) -> dict[str, 
 
 
 def read_steps(files: RecordFiles, recipe: Recipe, interval: int) -> list[StepCommitment]:
-    """The commitments of an interval's steps; raises InvalidRecord: snapshot-broken, not-finite."""
+    """The commitments of an interval, stride by stride.
+
+    Raises InvalidRecord: snapshot-broken, not-finite.
+    """
     name = get_steps_name(interval)
-    steps = get_steps(recipe, interval)
+    strides = get_strides(recipe, interval)
+    expected = sum(compute_stride_bytes(len(stride)) for stride in strides)
     with open_file(files, name) as stream:
-        data = stream.read(len(steps) * STEP_BYTES + 1)
+        data = stream.read(expected + 1)
         size = stream.seek(0, io.SEEK_END)
-    if size != len(steps) * STEP_BYTES:
+    if size != expected:
         raise InvalidRecord(
-            f"{name}: {len(steps)} steps take {len(steps) * STEP_BYTES:,} bytes, the file has"
+            f"{name}: {sum(map(len, strides))} steps take {expected:,} bytes, the file has"
             f" {size:,}",
             slug="snapshot-broken",
         )
-    rows = [StepCommitment(*row) for row in struct.iter_unpack("32s32s4s32s", data)]
-    for step, row in zip(steps, rows, strict=True):
-        (loss,) = struct.unpack("<f", row.loss)
-        if not math.isfinite(loss):
-            raise InvalidRecord(
-                f"{name}: the loss of step {step} is {loss}. The training diverged; there is"
-                " nothing to verify",
-                slug="not-finite",
-            )
+    rows, at = [], 0
+    for stride in strides:
+        count = len(stride)
+        parts = struct.unpack_from(f"{BATCH_BYTES * count}s32s{LOSS_BYTES * count}s32s", data, at)
+        at += compute_stride_bytes(count)
+        rows.append(StepCommitment(*parts))
+        for step, loss in zip(stride, rows[-1].losses, strict=True):
+            if not math.isfinite(loss):
+                raise InvalidRecord(
+                    f"{name}: the loss of step {step} is {loss}. The training diverged; there is"
+                    " nothing to verify",
+                    slug="not-finite",
+                )
     return rows
 
 
 def compute_step_digests(pre: bytes, rows: Sequence[StepCommitment]) -> list[bytes]:
-    """The step digests d_t of consecutive steps, the first of which starts at state `pre`."""
+    """The step digests of consecutive strides, the first of which starts at state `pre`."""
     digests = []
     for row in rows:
         digests.append(

@@ -17,59 +17,34 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
-import msgspec
 import torch
 
-from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.augmentation import augment_batch
-from milepost_ml.declaration import (
-    Schedule,
-    choose_start,
-    compress_rates,
-    declare,
-    foresee_rates,
-    validate_plan,
-    validate_rates,
-)
-from milepost_ml.device import describe_environment
+from milepost_ml.beginning import Beginning, Origin
+from milepost_ml.budget import set_stride
+from milepost_ml.declaration import Schedule, choose_start, declare, validate_rates
 from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
-from milepost_ml.files import DATA
+from milepost_ml.feed import Feed, Planned
 from milepost_ml.initial import Distribution
-from milepost_ml.keyed import Order, compute_generator_seed, make_order, make_seed
-from milepost_ml.loop import LoopOptions, choose_profiles, make_loop
-from milepost_ml.preflight import (
-    describe_optimizer,
-    make_data,
-    validate_model,
-    validate_name,
-    validate_settings,
-)
-from milepost_ml.recipe import Recipe, set_rates
-from milepost_ml.registration import (
-    ParentModel,
-    Register,
-    Registered,
-    describe_origin,
-    obtain_seed,
-)
+from milepost_ml.keyed import make_seed
+from milepost_ml.loop import LoopOptions
+from milepost_ml.preflight import make_data
+from milepost_ml.registration import ParentModel, Register, summarize
+from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.residual import read_tolerance
-from milepost_ml.scribe import Scribe, get_now, make_folder
+from milepost_ml.run_folder import release_folder
+from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
+from milepost_ml.scribe import Scribe
 from milepost_ml.selfcheck import RunningCheck
-from milepost_ml.snapshots import write_tensors
-from milepost_ml.starting import set_derived, set_parent
-from milepost_ml.stepper import copy_tensor
+from milepost_ml.subject import make_subject, require_subject
 from milepost_ml.tracker import StepTracker
 from milepost_ml.watch import StateWatch
-
-if TYPE_CHECKING:
-    from milepost_ml.digests import Array
 
 
 class Run:
@@ -92,16 +67,21 @@ class Run:
     weights if there is no parent.  A registered run keeps to the learning rates of `schedule`: a
     scheduler that steps once a step, all rates, or the optimizer's own if left out.
 
+    A step digest covers `stride` steps: 1, unless digests would take more than a twentieth of the
+    time, or as given.  With `resume`, the last run of this name goes on at its last snapshot if it
+    was not finished, with the batches and bits it would have had; the scheduler given as `schedule`
+    is brought to that step, and `first_step` tells it to whoever has more to bring there.
+
     `options` say what the loop does besides (`loop.LoopOptions`).
     """
 
     def __init__(
         self,
         name: str,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         *,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Loss | None = None,
         every: int,
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
@@ -111,42 +91,62 @@ class Run:
         parent: ParentModel | None = None,
         register: Register | None = None,
         schedule: Schedule | None = None,
+        stride: int | None = None,
+        resume: bool = False,
         selfcheck: bool = True,
         quiet: bool = False,
         **options: Unpack[LoopOptions],
     ) -> None:
         validate_name(name)
         validate_settings(every=every, profile=profile)
-        self._tolerance_ppb = read_tolerance(tolerance, every=every, profile=profile)
-        validate_model(model)
-        describe_optimizer(optimizer, model)
-        self._loop = make_loop(options, model)
+        self._tolerance_ppb = read_tolerance(tolerance, every=every, stride=stride, profile=profile)
+        self._options, self._profile = options, profile
+        self._subject = make_subject(model, optimizer, loss, options, profile)
         try:
             self.seed = make_seed(seed)
         except ValueError as error:
             raise RecordingError(str(error), slug="bad-plan") from error
         self.folder: Path | None = None
-        """Where the record is written; known once `batches` was called."""
+        """Where the record is written; known, like `first_step`, once `batches` was called."""
+        self.first_step = 0
         self._name, self._every, self._parent = name, every, Path(folder)
-        self._model, self._optimizer, self._loss = model, optimizer, loss
         self._initial = choose_start(
             initial,
             continued=parent is not None,
             registered=register is not None,
             seeded=seed is not None,
         )
-        self._continued, self._register, self._schedule = parent, register, schedule
-        self._registered: Registered | None = None
+        self._origin = Origin(parent, register, schedule)
+        self._stride, self._resume, self._seeded = stride, resume, seed is not None
         self._rates: list[tuple[float, ...]] = []
         """The learning rates of every step, of a registered run."""
         self._quiet = quiet
         self._check = RunningCheck(other_threads=self._tolerance_ppb > 0) if selfcheck else None
-        self._profiles = choose_profiles(self._loop, profile)
-        self._arithmetic: Session | None = None
+        self.arithmetic: Session | None = None
+        """At work inside the loop's body; for adapters, which know when that is over."""
         self._record: tuple[Scribe, StepTracker] | None = None
         self._stopped = self._finished = False
         self._steps = 0
         self._spent = self._trained = 0.0
+
+    def bind(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss | WholeStep,
+        **options: Unpack[LoopOptions],
+    ) -> None:
+        """What a run without a model records, as the adapter of a framework found it.
+
+        Raises RecordingError.
+        """
+        if self._subject is not None:
+            raise RecordingError(
+                "this run has a model already; a run that an adapter records gets none",
+                slug="bad-plan",
+            )
+        chosen: LoopOptions = {**self._options, **options}
+        self._subject = make_subject(model, optimizer, loss, chosen, self._profile)
 
     def batches(
         self, *data: Any, batch_size: int, steps: int
@@ -159,50 +159,67 @@ class Run:
         """
         if self._record is not None:
             raise RecordingError("run.batches() was called twice; a run is one loop")
+        model, optimizer, loss, loop, profiles = require_subject(self._subject)
         tensors = make_data(data)
         validate_plan(
             records=len(tensors[0]), batch_size=batch_size, steps=steps, every=self._every
         )
         arrays = {f"data.{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
         record_digests = compute_record_digests(arrays)
+        beginning = Beginning(self._name, self._parent, self._origin, self._say)
+        if self._resume:
+            beginning.look_for_unfinished()
+        self.seed = beginning.choose_seed(self.seed, given=self._seeded)
         profile, recipe = declare(
-            self._model,
-            self._optimizer,
-            self._loss,
+            model,
+            optimizer,
+            loss,
             tensors,
-            profiles=self._profiles,
+            profiles=beginning.choose_profiles(profiles),
             seed=self.seed,
             batch_size=batch_size,
             every=self._every,
             initial=self._initial,
-            loop=self._loop,
+            loop=loop,
             say=self._say,
             tolerance_ppb=self._tolerance_ppb,
         )
-        if self._register is not None:
-            recipe = self._obtain_seed(self._register, recipe, record_digests, steps)
-        if self._continued is not None:
-            set_parent(self._model, self._continued)
-        set_derived(self._model, recipe)
-        order = make_order(recipe)
-        arithmetic = Session(profile, self._model, self._optimizer, self._loop.ema)
+        stride = beginning.choose_stride(self._stride, every=self._every)
+        recipe = set_stride(recipe, stride, model=model, loss=loss, data=tensors, profile=profile)
+        recipe = beginning.settle(recipe, optimizer, record_digests, steps)
+        beginning.set_weights(model, recipe)
+        self.seed, self._rates = recipe.seed_bytes, beginning.rates
+        arithmetic = Session(profile, model, optimizer, loop.ema)
         try:
-            watch = StateWatch(recipe, self._model, self._optimizer, profile, self._loop.ema)
-            scribe = self._open_record(recipe, watch, arrays, record_digests, profile)
+            watch = StateWatch(recipe, model, optimizer, profile, loop.ema)
+            # After the watch, which begins the averages.
+            beginning.set_optimizer(optimizer, model, profile, loop.ema)
+            opened = beginning.open(watch.get_start, arrays, profile)
+            self.folder, self.first_step = opened.folder, opened.progress.steps
+            self._steps = self.first_step
+            scribe = Scribe(
+                self.folder,
+                recipe,
+                progress=opened.progress,
+                record_digests=record_digests,
+                about=opened.about,
+            )
         except BaseException:
             arithmetic.release()
             raise
         tracker = StepTracker(
-            self._model,
-            self._optimizer,
+            model,
+            optimizer,
             watch,
             scribe.take,
             accumulate=recipe.accumulate,
             loss_dtype=profile.dtype,
             on_refusal=arithmetic.leave,
         )
-        self._record, self._arithmetic = (scribe, tracker), arithmetic
-        return self._iterate(tensors, order, steps, tracker, arithmetic)
+        self._record, self.arithmetic = (scribe, tracker), arithmetic
+        feed = Feed(recipe, tensors, loop.augment)
+        planned = feed.plan(range(self.first_step, steps))
+        return self._iterate(feed, planned, tracker, arithmetic)
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch, once a batch.
@@ -222,9 +239,9 @@ class Run:
         PyTorch computes there as it does without a run, with any operator; whatever happens to the
         model's values is not part of the record.
         """
-        if self._arithmetic is None:
+        if self.arithmetic is None:
             raise RecordingError("run.paused() belongs inside the loop over run.batches()")
-        with self._arithmetic.paused():
+        with self.arithmetic.paused():
             yield
 
     def finish(self) -> Path:
@@ -238,14 +255,17 @@ class Run:
         if self._finished:
             return self.folder
         scribe, tracker = self._record
-        assert self._arithmetic is not None
-        self._arithmetic.leave()
+        assert self.arithmetic is not None
+        self.arithmetic.leave()
         if tracker.is_open:
             self._settle()
+        if scribe.stride_is_open and not self._stopped:
+            scribe.end_stride(tracker.end_stride())
         self._finished = True
         tracker.detach()
-        self._arithmetic.release()
+        self.arithmetic.release()
         scribe.close()
+        release_folder(self.folder)
         self._raise_error()
         if not self._steps:
             raise RecordingError("the run ended before its first step; nothing was recorded")
@@ -253,80 +273,18 @@ class Run:
             self._complete(scribe, tracker)
         return self.folder
 
-    # Before the first batch ----------------------------------------------------------------------
-
-    def _obtain_seed(
-        self, register: Register, recipe: Recipe, record_digests: Sequence[bytes], steps: int
-    ) -> Recipe:
-        """Register the run as it is going to be; its recipe under the network's seed."""
-        self._rates = foresee_rates(self._schedule, self._optimizer, steps)
-        complete = set_rates(recipe, steps, compress_rates(self._rates))
-        self._registered = obtain_seed(
-            register, complete, record_digests, self._continued, self._say
-        )
-        self.seed = make_seed(self._registered.seed)
-        return msgspec.structs.replace(recipe, seed=self.seed.hex())
-
-    def _open_record(
-        self,
-        recipe: Recipe,
-        watch: StateWatch,
-        data: Mapping[str, Array],
-        record_digests: Sequence[bytes],
-        profile: Profile,
-    ) -> Scribe:
-        """Make the folder and write what is known so far; raises OSError."""
-        start = watch.get_start()
-        self.folder = make_folder(self._parent, self._name)
-        write_tensors(self.folder / DATA, data)
-        scribe = Scribe(
-            self.folder,
-            recipe,
-            start=start,
-            record_digests=record_digests,
-            about={
-                "name": self._name,
-                "created": get_now(),
-                "batch_size": recipe.batch_size,
-                "accumulate": recipe.accumulate,
-                "records": recipe.records,
-                "every": self._every,
-                "seed": recipe.seed,
-                "profile": profile.name,
-                "environment": describe_environment(recipe.device_class),
-                **describe_origin(self._continued, self._registered),
-            },
-        )
-        self._say(
-            f"recording {self._name} to {self.folder}, a milepost every {self._every} steps,"
-            f" with profile {profile.name}: {profile.note}"
-        )
-        return scribe
-
     # During training -----------------------------------------------------------------------------
 
     def _iterate(
-        self,
-        tensors: tuple[torch.Tensor, ...],
-        order: Order,
-        steps: int,
-        tracker: StepTracker,
-        arithmetic: Session,
+        self, feed: Feed, planned: Iterable[Planned], tracker: StepTracker, arithmetic: Session
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        augment = self._loop.augment
-        for number in range(steps * self._loop.accumulate):
+        for each in planned:
             self._settle()
-            records = order.get_indices(number)
-            indices = torch.from_numpy(records)
-            rows = [tensor.index_select(0, indices) for tensor in tensors]
-            if augment:
-                images = rows[0].numpy()
-                images = augment_batch(images, augment, seed=self.seed, number=number)
-                rows[0] = copy_tensor(images)
+            records, rows, generator_seed = feed.get_batch(each.number)
             batch = arithmetic.convert(rows)
             if not self._stopped:
-                tracker.begin(number // self._loop.accumulate, records, batch)
-            arithmetic.enter(compute_generator_seed(self.seed, number))
+                tracker.begin(each.step, records, batch, ends_stride=each.ends_stride)
+            arithmetic.enter(generator_seed)
             try:
                 yield batch
             finally:
@@ -351,27 +309,32 @@ class Run:
         self._spent += time.perf_counter() - begin
 
     def _raise_error(self) -> None:
-        """What the scribe met: the disk's errors stop the record, all others the run."""
+        """What the scribe met stops the record; only a refusal stops the run as well."""
         assert self._record is not None
         scribe, tracker = self._record
-        if isinstance(scribe.error, OSError):
-            if not self._stopped:
-                self._stopped = True
-                tracker.detach()
-                self._say(
-                    f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
-                    f" {scribe.error.strerror or scribe.error}. Training goes on without it"
-                )
-        elif scribe.error is not None:
-            raise scribe.error
+        error = scribe.error
+        if isinstance(error, RecordingError):
+            raise error
+        if error is not None and not self._stopped:
+            self._stopped = True
+            tracker.detach()
+            self._say(
+                f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
+                f" {_describe(error)}. Training goes on without it"
+            )
 
     # Self-check and end --------------------------------------------------------------------------
 
     def _poll_check(self, scribe: Scribe) -> None:
         """Start the self-check when interval 0 is on disk; say what it found once it is done."""
-        if self._check is not None and scribe.intervals:
-            assert self.folder is not None
+        if self._check is None or not scribe.intervals:
+            return
+        assert self.folder is not None
+        try:
             self._say(self._check.poll(self.folder))
+        except OSError as error:
+            self._check = None
+            self._say(f"warning: the self-check could not be made: {_describe(error)}")
 
     def _complete(self, scribe: Scribe, tracker: StepTracker) -> None:
         try:
@@ -384,18 +347,17 @@ class Run:
             scribe.error = error
             self._raise_error()
             return
-        if self._rates and recipe.steps < len(self._rates):
-            self._say(
-                f"warning: {recipe.steps} of {len(self._rates)} registered steps were done, so this"
-                " is not the run that was registered: milepost submit --unregistered"
-            )
-        share = 100 * (self._spent + tracker.seconds) / max(self._trained, 1e-9)
-        self._say(
-            f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {self.folder};"
-            f" recording took {share:.1f} % of the time."
-            f" Next: milepost submit {self.folder}"
-        )
+        assert self.folder is not None
+        share = (self._spent + tracker.seconds) / max(self._trained, 1e-9)
+        self._say(summarize(recipe, self.folder, planned=len(self._rates), share=share))
 
     def _say(self, text: str | None) -> None:
         if text is not None and not self._quiet:
             print(f"milepost: {text}", file=sys.stderr, flush=True)
+
+
+def _describe(error: Exception) -> str:
+    """An error in words; those of the system as people know them."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}"

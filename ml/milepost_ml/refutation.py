@@ -12,21 +12,26 @@ from pathlib import Path
 from typing import Final
 
 from milepost_consensus.merkle import compute_path
-from milepost_consensus.payloads import Submit, WorkRefutation, get_interval_steps
+from milepost_consensus.payloads import Submit, WorkRefutation, get_stride_count, get_stride_place
 from milepost_consensus.step_digests import compute_gradient_commitment, compute_work_digest
 from milepost_consensus.submissions import AGREES, Duty
 from milepost_ml.files import GRADIENTS, RecordFiles
 from milepost_ml.record_files import compute_step_digests, read_recipe, read_steps
 
 GRADIENT_BYTES: Final = 32
-"""One step in the file of gradients."""
+"""One step digest's in the file of gradients."""
 
 
-def read_gradient(run: Path, step: int) -> bytes:
-    """The content digest of a step's gradient as it was recorded; empty if it was not kept."""
+def read_gradient(run: Path, submit: Submit, step: int) -> bytes:
+    """The content digest of the gradient with which the stride of a step ends, as it was recorded.
+
+    Empty if it was not kept.
+    """
+    interval = step // submit.steps_per_interval
+    place = interval * get_stride_count(submit, 0) + get_stride_place(submit, interval, step)
     try:
         with (run / GRADIENTS).open("rb") as file:
-            file.seek(step * GRADIENT_BYTES)
+            file.seek(place * GRADIENT_BYTES)
             data = file.read(GRADIENT_BYTES)
     except FileNotFoundError:
         return b""
@@ -43,7 +48,7 @@ def refute_work(
     if duty.answer != AGREES or compute_work_digest(duty.verifier, gradient) == duty.work_digest:
         return None
     rows = read_steps(files, read_recipe(files)[1], duty.interval)
-    place = duty.work_step - get_interval_steps(submit, duty.interval).start
+    place = get_stride_place(submit, duty.interval, duty.work_step)
     row = rows[place]
     if compute_gradient_commitment(gradient) != row.gradient:
         return None  # not the gradient that was committed: it shows nothing

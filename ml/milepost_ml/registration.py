@@ -78,3 +78,17 @@ def describe_origin(parent: ParentModel | None, registered: Registered | None) -
             "height": registered.height,
         }
     return about
+
+
+def summarize(recipe: Recipe, folder: Path, *, planned: int, share: float) -> str:
+    """What a finished run says: `planned` steps were registered, 0 if none; `share` of the time."""
+    done = (
+        f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {folder};"
+        f" recording took {100 * share:.1f} % of the time. Next: milepost submit {folder}"
+    )
+    if recipe.steps >= planned:
+        return done
+    return (
+        f"{done} --unregistered, because {recipe.steps} of {planned} registered steps were done:"
+        " this is not the run that was registered"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,18 +18,32 @@ from milepost_ml.graph import GraphRunner
 from milepost_ml.nodes import Graph
 
 Loss = Callable[[Any, Any], torch.Tensor]
+"""Of a model's output and the target, which is the last tensor of a batch."""
+
+
+class WholeStep(NamedTuple):
+    """How frameworks compute a loss: from the model and all tensors of a batch.
+
+    `compute` is a plain function.  It is called with copies of the model as well, and does nothing
+    to anything else.
+    """
+
+    compute: Callable[[torch.nn.Module, Sequence[torch.Tensor]], torch.Tensor]
 
 
 class StepModule(torch.nn.Module):
-    """The forward-and-loss computation of one step: all tensors but the last go into the model."""
+    """The forward-and-loss computation of one step."""
 
-    def __init__(self, model: torch.nn.Module, loss: Loss) -> None:
+    def __init__(self, model: torch.nn.Module, loss: Loss | WholeStep) -> None:
         super().__init__()
         self.model = model
         self._loss = (loss,)  # in a tuple, so that a loss module is not registered as a part
 
     def forward(self, *batch: torch.Tensor) -> torch.Tensor:
-        return self._loss[0](self.model(*batch[:-1]), batch[-1])
+        (loss,) = self._loss
+        if isinstance(loss, WholeStep):
+            return loss.compute(self.model, batch)
+        return loss(self.model(*batch[:-1]), batch[-1])
 
 
 _Result = tuple[torch.Tensor, dict[str, torch.Tensor | None]]

@@ -1,11 +1,12 @@
 """Retraces an interval of a record: trains it again and compares every step with its commitment.
 
-The pre-state of a step is, by induction, the one the submitter committed: as long as all steps
-before it agreed, so did their states.  So the first step that differs is the submitter's own
-contradiction.  A step that PyTorch cannot compute at all (shapes that do not fit, an index out of
-range) has the digest "step-failed" over its pre-state and batch, which every verifier gets alike.
-Under profile `tolerance` only the interval's end is compared (residual.py), and the answer about
-its last step stands for the whole.
+The pre-state of a stride is, by induction, the one the submitter committed: as long as all strides
+before it agreed, so did their states.  So the first that differs is the submitter's own
+contradiction.  One with a step that the framework cannot compute at all (shapes that do not fit, an
+index out of range) has the digest "step-failed" over its pre-state and batches, which every
+verifier gets alike.  A stride is named by its first step, and is that step unless the recipe says
+otherwise.  Under profile `tolerance` only the interval's end is compared (residual.py), and the
+answer about its last step stands for the whole.
 
 Importing this module loads no framework; retracing does.
 """
@@ -36,6 +37,7 @@ from milepost_ml.recipe import (
     compute_recipe_digest,
     get_snapshot_specs,
     get_steps,
+    get_strides,
 )
 from milepost_ml.record_files import (
     StepCommitment,
@@ -47,10 +49,11 @@ from milepost_ml.record_files import (
 )
 from milepost_ml.residual import Residual, repeat_interval
 from milepost_ml.snapshots import encode_tensors, read_tensors
+from milepost_ml.stepping import Stepper, make_stepper
+from milepost_ml.steps import StepFailed
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
-    from milepost_ml.stepper import Stepper
 
 AGREES: Final = ""
 FAILED: Final = "failed"
@@ -61,7 +64,8 @@ class Retraced(NamedTuple):
 
     agrees: bool
     step: int | None
-    """The first step that differs, counted from the start of the run; None if none does."""
+    """The first step of the first stride that differs, counted from the start of the run; None if
+    none does."""
     leaf: bytes
     """The committed digest of that step; empty, like the next four, if none differs."""
     path: tuple[bytes, ...]
@@ -69,9 +73,9 @@ class Retraced(NamedTuple):
     recomputed: bytes
     """The digest this machine got for the same step."""
     pre_state: bytes
-    """The state before that step as a safetensors file; empty if it is the interval's snapshot."""
+    """The state before it as a safetensors file; empty if it is the interval's snapshot."""
     part: str
-    """The first part of the step that differs: batch, gradient, loss, state, or failed; under
+    """The first part of the stride that differs: batch, gradient, loss, state, or failed; under
     profile `tolerance` what is furthest off, also of an interval that agrees."""
     work_digest: bytes
     """Keyed to the verifier, over the gradient of `work_step`; zero if none was got."""
@@ -82,7 +86,7 @@ class Retraced(NamedTuple):
     """How many steps this took, those for `pre_state` included."""
     seconds: float
     gradients: tuple[bytes, ...] = ()
-    """Content digests of the gradients of all steps, if every one agrees in all bits."""
+    """Content digests of the gradients with which the strides end, if all agree in all bits."""
 
 
 class _Interval(NamedTuple):
@@ -100,9 +104,20 @@ class _Interval(NamedTuple):
     def steps(self) -> range:
         return get_steps(self.recipe, self.number)
 
+    @property
+    def strides(self) -> list[range]:
+        return get_strides(self.recipe, self.number)
+
+    def get_place(self, step: int) -> int:
+        """The number of the stride that begins at a step."""
+        place, inside = divmod(step - self.steps.start, self.recipe.steps_per_digest)
+        if step not in self.steps or inside:
+            raise InvalidRecord(f"no step digest of interval {self.number} begins at step {step}")
+        return place
+
     def get_committed_state(self, step: int) -> bytes:
-        """The digest of the state before a step, as committed."""
-        place = step - self.steps.start
+        """The digest of the state before a stride, as committed."""
+        place = self.get_place(step)
         return self.rows[place - 1].post if place else self.pre
 
 
@@ -129,19 +144,15 @@ def _open_interval(submit: Submit, files: RecordFiles, interval: int) -> _Interv
 def get_step_commitment(
     submit: Submit, files: RecordFiles, interval: int, step: int
 ) -> tuple[bytes, tuple[bytes, ...]]:
-    """The committed digest of a step and its path under the interval's root; loads no framework.
+    """The committed digest of the stride that begins at a step, with its path under the root.
+
+    Loads no framework.
 
     Raises InvalidRecord where the record does not hold what was submitted.
     """
     opened = _open_interval(submit, files, interval)
-    place = _get_place(opened, step)
+    place = opened.get_place(step)
     return opened.leaves[place], compute_path(opened.leaves, place)
-
-
-def _get_place(opened: _Interval, step: int) -> int:
-    if step not in opened.steps:
-        raise InvalidRecord(f"interval {opened.number} has no step {step}")
-    return step - opened.steps.start
 
 
 def _read_committed_state(opened: _Interval, snapshot: int, expected: bytes) -> dict[str, Array]:
@@ -157,9 +168,7 @@ def _read_committed_state(opened: _Interval, snapshot: int, expected: bytes) -> 
 
 
 def _make_stepper(opened: _Interval) -> Stepper:
-    from milepost_ml.stepper import Stepper
-
-    return Stepper(opened.recipe, opened.files.path(DATA))
+    return make_stepper(opened.recipe, opened.files.path(DATA))
 
 
 def _start(opened: _Interval) -> tuple[Stepper, dict[str, Array]]:
@@ -171,7 +180,7 @@ def _start(opened: _Interval) -> tuple[Stepper, dict[str, Array]]:
 
 
 class _Outcome(NamedTuple):
-    """One step done again."""
+    """One stride done again."""
 
     digest: bytes
     gradient: bytes
@@ -180,12 +189,10 @@ class _Outcome(NamedTuple):
     part: str
 
 
-def _repeat_step(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
-    """Do the next step from a state whose digest is `pre` and compare it with its commitment."""
-    from milepost_ml.stepper import StepFailed
-
+def _repeat_stride(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
+    """Do the next stride from a state whose digest is `pre` and compare it with its commitment."""
     try:
-        result = stepper.run_step()
+        result = stepper.run_stride(len(row.losses))
     except StepFailed as failure:
         return _Outcome(compute_digest("step-failed", pre + failure.batch), b"", b"", FAILED)
     parts = ("batch", "gradient", "loss", "state")
@@ -202,9 +209,9 @@ def _repeat_step(stepper: Stepper, pre: bytes, row: StepCommitment) -> _Outcome:
 def retrace_interval(
     submit: Submit, files: RecordFiles, interval: int, *, verifier: bytes, work_step: int
 ) -> Retraced:
-    """Train an interval of a submission again from its snapshot, up to the first step that differs.
+    """Train an interval of a submission again from its snapshot, up to the first that differs.
 
-    One step refutes a record: what a verifier trained beyond it would be wasted.  `verifier` keys
+    One stride refutes a record: what a verifier trained beyond it would be wasted.  `verifier` keys
     the work digest over the gradient of `work_step`.  Raises InvalidRecord where the files are not
     what was submitted; a record that contradicts itself does not raise.
     """
@@ -239,16 +246,16 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool
     distance = MAX_DISTANCE_PPB if to_end else 0
     gradients: list[bytes] = []
     differs: tuple[int, _Outcome] | None = None
-    for step, row in zip(opened.steps, opened.rows, strict=True):
-        outcome = _repeat_step(stepper, pre, row)
-        trained += 1
+    for stride, row in zip(opened.strides, opened.rows, strict=True):
+        outcome = _repeat_stride(stepper, pre, row)
+        trained += len(stride)
         if outcome.part != AGREES and differs is None:
-            differs = (step, outcome)
+            differs = (stride.start, outcome)
         if outcome.part == FAILED or (differs is not None and not to_end):
             break
         pre = outcome.post
         gradients.append(outcome.gradient)
-        if step == work_step:
+        if work_step in stride:
             work = compute_work_digest(verifier, outcome.gradient)
     else:
         distance = compute_distance_ppb(
@@ -261,7 +268,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool
         found = Retraced(True, None, b"", (), b"", b"", AGREES, work, distance, trained, seconds)
         return found._replace(gradients=tuple(gradients))
     step, outcome = differs
-    place = _get_place(opened, step)
+    place = opened.get_place(step)
     return Retraced(
         agrees=False,
         step=step,
@@ -272,7 +279,7 @@ def _retrace(opened: _Interval, *, verifier: bytes, work_step: int, to_end: bool
         part=outcome.part,
         work_digest=work,
         distance_ppb=distance,
-        trained=trained + place,
+        trained=trained + step - opened.steps.start,
         seconds=time.perf_counter() - begin,
     )
 
@@ -285,7 +292,7 @@ def _retrace_within(opened: _Interval, *, verifier: bytes, work_step: int) -> Re
     place = len(opened.steps) - 1
     work = ZERO_DIGEST
     if agrees:
-        work = compute_work_digest(verifier, found.gradients[_get_place(opened, work_step)])
+        work = compute_work_digest(verifier, found.gradients[opened.get_place(work_step)])
     return Retraced(
         agrees=agrees,
         step=None if agrees else opened.steps[place],
@@ -313,23 +320,22 @@ def _get_pre_state(opened: _Interval, step: int) -> bytes:
     if step == opened.steps.start:
         return b""
     stepper, _ = _start(opened)
-    for _ in range(opened.steps.start, step):
-        stepper.run_step()
+    stepper.run_stride(step - opened.steps.start)
     return encode_tensors(stepper.get_state())
 
 
 def recompute_step(
     submit: Submit, files: RecordFiles, interval: int, step: int, *, pre_state: Path | None
 ) -> bytes:
-    """The digest this machine gets for one step of a submission.
+    """The digest this machine gets for the stride of a submission that begins at a step.
 
-    `pre_state` is a file with the state before the step; it counts only if it is the state the
+    `pre_state` is a file with the state before it; it counts only if it is the state the
     submitter committed.  Without it the interval is trained from its snapshot up to the step.
     Under profile `tolerance` the whole interval is, and the digest says within or beyond.
     Raises InvalidRecord where the files are not what was submitted.
     """
     opened = _open_interval(submit, files, interval)
-    place = _get_place(opened, step)
+    place = opened.get_place(step)
     if opened.recipe.profile == TOLERANCE:
         within = _measure(opened).ppb <= opened.recipe.tolerance_ppb
         return opened.leaves[place] if within else compute_beyond_digest(opened.leaves[place])
@@ -338,7 +344,7 @@ def recompute_step(
         return _recompute_from_snapshot(opened, step)
     stepper = _make_stepper(opened)
     stepper.load(step, state)
-    return _repeat_step(stepper, opened.get_committed_state(step), opened.rows[place]).digest
+    return _repeat_stride(stepper, opened.get_committed_state(step), opened.rows[place]).digest
 
 
 def _read_pre_state(opened: _Interval, step: int, path: Path) -> dict[str, Array] | None:
@@ -354,13 +360,14 @@ def _read_pre_state(opened: _Interval, step: int, path: Path) -> dict[str, Array
 def _recompute_from_snapshot(opened: _Interval, step: int) -> bytes:
     stepper, _ = _start(opened)
     pre = opened.pre
-    for number, row in zip(opened.steps, opened.rows, strict=True):
-        outcome = _repeat_step(stepper, pre, row)
-        if number == step:
+    for stride, row in zip(opened.strides, opened.rows, strict=True):
+        outcome = _repeat_stride(stepper, pre, row)
+        if stride.start == step:
             return outcome.digest
         if outcome.part == FAILED:
-            # The accused step lies beyond one that cannot be computed: neither can it.
-            batch = stepper.get_batch_digest(step)
+            # The accused stride lies beyond a step that cannot be computed: neither can it.
+            accused = opened.strides[opened.get_place(step)]
+            batch = b"".join(stepper.get_batch_digest(each) for each in accused)
             return compute_digest("step-failed", opened.get_committed_state(step) + batch)
         pre = outcome.post
     raise AssertionError("the step was checked to lie in the interval")

@@ -25,6 +25,7 @@ from milepost_consensus.tolerance import TOLERANCE, validate_tolerance
 from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.distance import PPB, compute_distance_ppb
 from milepost_ml.errors import RecordingError
+from milepost_ml.steps import StepFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from milepost_ml.digests import Array
     from milepost_ml.recipe import Recipe
     from milepost_ml.record_files import StepCommitment
-    from milepost_ml.stepper import Stepper
+    from milepost_ml.stepping import Stepper
 
 DEFAULT_TOLERANCE: Final = 1e-3
 """Of a run that names none: above the noise of another machine, far below one forged example, but
@@ -65,7 +66,9 @@ class Residual(NamedTuple):
     """Content digests of this machine's gradients of the steps done."""
 
 
-def read_tolerance(tolerance: float | None, *, every: int, profile: str | None) -> int:
+def read_tolerance(
+    tolerance: float | None, *, every: int, profile: str | None, stride: int | None = None
+) -> int:
     """The bound of a run that is to be recorded, in units of 10^-9; 0 where bits are compared.
 
     Raises RecordingError (bad-tolerance).
@@ -80,7 +83,12 @@ def read_tolerance(tolerance: float | None, *, every: int, profile: str | None) 
     chosen = DEFAULT_TOLERANCE if tolerance is None else tolerance
     tolerance_ppb = round(PPB * chosen) if math.isfinite(chosen) else 0
     try:
-        validate_tolerance(TOLERANCE, tolerance_ppb, steps_per_interval=every)
+        validate_tolerance(
+            TOLERANCE,
+            tolerance_ppb,
+            steps_per_interval=every,
+            steps_per_digest=1 if stride is None else stride,
+        )
     except InvalidInput as error:
         raise RecordingError(str(error), slug=error.slug) from error
     return tolerance_ppb
@@ -98,8 +106,6 @@ def repeat_interval(
 
     Losses and gradients are not compared: they follow from the states within the same noise.
     """
-    from milepost_ml.stepper import StepFailed
-
     gradients: list[bytes] = []
     for row in rows:
         try:

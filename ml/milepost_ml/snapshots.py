@@ -13,7 +13,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -223,10 +223,11 @@ def load_tensors(
     *,
     name: str,
     expected: Sequence[TensorSpec] | None = None,
+    only: Container[str] | None = None,
     finite: bool = False,
     metadata_allowed: bool = False,
 ) -> dict[str, Array]:
-    """Read a stream as `read_tensors` reads a file."""
+    """Read a stream as `read_tensors` reads a file; with `only`, the values of these tensors."""
     import numpy as np
 
     header = read_header(stream, name=name, metadata_allowed=metadata_allowed)
@@ -234,6 +235,8 @@ def load_tensors(
         validate_specs(name, header.specs, expected)
     tensors: dict[str, Array] = {}
     for spec, start in header.entries:
+        if only is not None and spec.name not in only:
+            continue
         array = np.empty(spec.shape, dtype=NUMPY_CODES[spec.dtype])
         raw = array.reshape(-1).view(np.uint8)
         stream.seek(header.data_start + start)

@@ -1,4 +1,4 @@
-"""Trains a recipe step by step from a snapshot, exactly as the recorder saw it done.
+"""Trains a recipe of listed operators step by step, exactly as the recorder saw it done.
 
 Used by whoever retraces.  Nothing of a record is run: the graph is interpreted, the optimizer is
 PyTorch's own with the declared settings, and every tensor was checked against the recipe.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -18,21 +18,20 @@ from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.arithmetic.rounded import round_tensors
 from milepost_ml.augmentation import augment_batch
 from milepost_ml.averages import name_slots, update_averages
+from milepost_ml.batches import Batches
 from milepost_ml.digests import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
-    compute_batch_digest,
     compute_content_digest,
-    compute_record_digests,
 )
 from milepost_ml.errors import InvalidRecord
-from milepost_ml.files import DATA
 from milepost_ml.graph import TORCH_DTYPES, GraphRunner
 from milepost_ml.images import unify_nans
-from milepost_ml.keyed import compute_generator_seed, make_order
+from milepost_ml.keyed import compute_generator_seed
+from milepost_ml.nodes import Graph
 from milepost_ml.optimizing import average, clip_gradients, collect_optimizer_slots, make_optimizer
 from milepost_ml.recipe import Recipe, get_model_specs
-from milepost_ml.snapshots import map_tensors
+from milepost_ml.steps import StepFailed, StepResult
 from milepost_ml.updates import AVERAGE, expand_rates
 
 if TYPE_CHECKING:
@@ -43,24 +42,6 @@ _FAILURES: Final = (
     ArithmeticError,  # of an optimizer whose step counter was forged
 )
 """What PyTorch raises when a step cannot be computed: a bad index, shapes that do not fit."""
-
-
-class StepFailed(Exception):
-    """The step cannot be computed from this state and batch, on any machine."""
-
-    def __init__(self, message: str, batch: bytes) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
-class StepResult(NamedTuple):
-    """What a step digest is made of: digests, and the loss as 4 bytes (float32, little-endian)."""
-
-    batch: bytes
-    gradient: bytes
-    """The content digest itself; a record holds a digest of it."""
-    loss: bytes
-    post: bytes
 
 
 def copy_tensor(array: Array) -> torch.Tensor:
@@ -92,11 +73,11 @@ class Stepper:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         """Raises InvalidRecord for a data file that does not fit the recipe."""
+        assert isinstance(recipe.graph, Graph)
         self._profile = make_profile(recipe.profile, autocast=recipe.autocast is not None)
         self._profile.configure()
         self._recipe = recipe
-        self._data = map_tensors(data, recipe.data, name=DATA)
-        self._order = make_order(recipe)
+        self._batches = Batches(recipe, data)
         self._runner = GraphRunner(recipe.graph)
         self._unfit = _find_unfit(self._runner, recipe, self._profile)
         self._parameters: dict[str, torch.nn.Parameter] = {}
@@ -158,35 +139,46 @@ class Stepper:
 
     def get_batch(self, number: int) -> dict[str, Array]:
         """The rows of every data tensor in batch `number`, as they are in the data."""
-        indices = self._order.get_indices(number)
-        rows = {name: np.ascontiguousarray(array[indices]) for name, array in self._data.items()}
-        for name, array in rows.items():
-            if array.dtype == np.bool_ and array.view(np.uint8).max() > 1:
-                raise InvalidRecord(
-                    f"{name} holds truth values other than 0 and 1", slug="snapshot-broken"
-                )
-        return rows
+        return self._batches.get_rows(number)
 
     def get_batch_digest(self, step: int) -> bytes:
         """The digest of the records of a step, from the data themselves."""
-        return compute_batch_digest(
-            digest
-            for number in self._order.get_numbers(step)
-            for digest in compute_record_digests(self.get_batch(number))
-        )
+        return self._batches.compute_digest(step)
 
     def run_step(self) -> StepResult:
         """Do the next step.  Raises StepFailed where PyTorch cannot."""
+        return self.run_stride(1)
+
+    def run_stride(self, count: int) -> StepResult:
+        """Do the next steps, and hash what comes out at their end.
+
+        Raises StepFailed where PyTorch cannot.
+        """
+        stride = range(self.step, self.step + count)
+        batches, losses = [], []
+        try:
+            if self._unfit is not None:
+                raise StepFailed(self._unfit, b"")
+            for _ in stride:
+                batch, loss, gradients = self._advance()
+                batches.append(batch)
+                losses.append(loss)
+        except StepFailed as failure:
+            digests = (self.get_batch_digest(step) for step in stride)
+            raise StepFailed(str(failure), b"".join(digests)) from failure
+        gradient = compute_content_digest(gradients)
+        return StepResult(b"".join(batches), gradient, b"".join(losses), self.get_digest())
+
+    def _advance(self) -> tuple[bytes, bytes, dict[str, Array]]:
+        """Batch digest, loss and gradients of one more step."""
         assert self._optimizer is not None
         batch = self.get_batch_digest(self.step)
-        if self._unfit is not None:
-            raise StepFailed(self._unfit, batch)
         for group, declared in zip(self._optimizer.param_groups, self._recipe.groups, strict=True):
             (group["lr"],) = expand_rates(declared.rates, range(self.step, self.step + 1))
         try:
             with self._profile.active():
                 self._optimizer.zero_grad()
-                losses = [self._differentiate(n) for n in self._order.get_numbers(self.step)]
+                losses = [self._differentiate(n) for n in self._batches.get_numbers(self.step)]
                 clip_gradients(self._recipe, self._parameters)
                 gradients = self._get_gradients()
                 self._optimizer.step()
@@ -199,8 +191,7 @@ class Stepper:
         self.step += 1
         self._round()
         loss = self._export(torch.tensor(average(losses), dtype=torch.float64).to(torch.float32))
-        number = loss.astype("<f4").tobytes()
-        return StepResult(batch, compute_content_digest(gradients), number, self.get_digest())
+        return batch, loss.astype("<f4").tobytes(), gradients
 
     def _differentiate(self, number: int) -> float:
         """Add the gradient of one batch to what is there; returns its loss."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,24 +19,32 @@ from milepost_ml.errors import RecordingError
 from milepost_ml.keyed import Indices
 from milepost_ml.optimizing import average
 from milepost_ml.preflight import get_settings, read_rates
-from milepost_ml.scribe import RecordedStep, StepImages
+from milepost_ml.strides import RecordedStep, StepImages
 from milepost_ml.watch import StateWatch
+
+FLOAT32_LIMIT: Final = 2.0**128 - 2.0**103
+"""What is not below it in size is no finite number once it is rounded to float32."""
 
 
 class _Pending:
     """The step that is going on: what the hooks and the loop have told so far."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, ends_stride: bool) -> None:
         self.number = number
-        self.records: list[int] = []
+        self.ends_stride = ends_stride
+        self.records: list[Indices] = []
+        """Of every batch so far."""
         self.batch: tuple[torch.Tensor, ...] = ()
         """The current one."""
-        self.begun = 0
-        """How many batches the loop got."""
         self.losses: list[float] = []
         self.rates: tuple[float, ...] = ()
         self.images: StepImages | None = None
-        self.stepped = False
+        self.differentiated = self.stepped = False
+
+    @property
+    def begun(self) -> int:
+        """How many batches the loop got."""
+        return len(self.records)
 
 
 class StepTracker:
@@ -61,7 +69,7 @@ class StepTracker:
         self._modules = list(model.modules())
         self._modes = [module.training for module in self._modules]
         self._pending: _Pending | None = None
-        self._clock = time.perf_counter()
+        self._clock = 0.0
         self._hooks = [
             optimizer.register_step_pre_hook(self._guard(self._before_step)),
             optimizer.register_step_post_hook(self._guard(self._after_step)),
@@ -91,14 +99,14 @@ class StepTracker:
 
         return guarded
 
-    def begin(self, step: int, records: Indices, batch: tuple[torch.Tensor, ...]) -> None:
+    def begin(
+        self, step: int, records: Indices, batch: tuple[torch.Tensor, ...], *, ends_stride: bool
+    ) -> None:
         """The loop gets a batch of a step."""
         if self._pending is None:
-            if step == 0:
-                self._clock = time.perf_counter()
-            self._pending = _Pending(step)
-        self._pending.begun += 1
-        self._pending.records += records.tolist()
+            self._clock = self._clock or time.perf_counter()
+            self._pending = _Pending(step, ends_stride=ends_stride)
+        self._pending.records.append(records)
         self._pending.batch = batch
 
     def log(self, loss: torch.Tensor | float) -> None:
@@ -118,9 +126,7 @@ class StepTracker:
                 f" {self._loss_dtype} number that loss= computes"
             )
         value = loss.item() if isinstance(loss, torch.Tensor) else float(loss)
-        with np.errstate(over="ignore"):
-            recorded = np.float32(value)
-        if not np.isfinite(recorded):
+        if not abs(value) < FLOAT32_LIMIT:  # also true of NaN
             raise RecordingError(
                 f"the loss of step {pending.number} is {value}: training diverged. There is nothing"
                 " to verify; lower the learning rate and record again",
@@ -138,7 +144,7 @@ class StepTracker:
             return None
         begin = time.perf_counter()
         logged, last = len(pending.losses) == pending.begun, pending.begun == self._accumulate
-        if not logged or (last and (not pending.stepped or pending.images is None)):
+        if not logged or (last and not pending.stepped):
             missing = "run.log(loss)" if pending.stepped or not last else "opt.step()"
             raise RecordingError(
                 f"{missing} was not called for step {pending.number}; the loop must call"
@@ -148,20 +154,33 @@ class StepTracker:
         if not last:
             self._validate_declared(pending)
             return None
-        assert pending.images is not None
         self._watch.validate_unchanged()
         seconds, self._clock, self._pending = begin - self._clock, begin, None
         self.seconds += time.perf_counter() - begin
         return RecordedStep(
-            pending.images, pending.records, average(pending.losses), pending.rates, seconds
+            pending.images,
+            np.concatenate(pending.records),
+            average(pending.losses),
+            pending.rates,
+            seconds,
         )
+
+    def end_stride(self) -> StepImages:
+        """The images of a stride in which the run ends; raises RecordingError (undeclared-change).
+
+        Only between two steps, of which the last did not end its stride.
+        """
+        self._watch.validate_unchanged()
+        images = self._take_images()
+        self._watch.copy_last(images)
+        return images
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         begin = time.perf_counter()
         pending = self._pending
-        if pending is None or pending.images is not None:
+        if pending is None or pending.differentiated:
             raise RecordingError(
                 "opt.step() was called twice for one batch, or outside the loop over"
                 " run.batches(). A recorded step is one batch and one opt.step()",
@@ -174,7 +193,7 @@ class StepTracker:
                 slug="one-step-per-batch",
             )
         # The hook gets opt.step's own arguments, the optimizer first.
-        if len(args) > 1 or any(value is not None for value in kwargs.values()):
+        if any(value is not None for value in (*args[1:], *kwargs.values())):
             raise RecordingError(
                 "opt.step(closure) cannot be recorded; compute loss and gradients in the loop and"
                 " call opt.step()",
@@ -188,16 +207,17 @@ class StepTracker:
             )
         self._validate_declared(pending)
         pending.rates = read_rates(optimizer)
-        pending.images = self._take_images()
-        self._watch.copy_gradients(pending.images)
+        if pending.ends_stride:
+            pending.images = self._take_images()
+        self._watch.follow_gradients(pending.images)
+        pending.differentiated = True
         self.seconds += time.perf_counter() - begin
 
     def _after_step(self, *_: object) -> None:
         begin = time.perf_counter()
         pending = self._pending
         assert pending is not None
-        assert pending.images is not None
-        self._watch.copy_state(pending.images)
+        self._watch.follow_step(pending.images)
         pending.stepped = True
         self.seconds += time.perf_counter() - begin
 

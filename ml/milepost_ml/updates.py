@@ -14,6 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from milepost_ml.errors import InvalidRecord
+from milepost_ml.keras_optimizers import KerasOptimizer
 
 MAX_GROUPS: Final = 1_024
 """One for every tensor of a model of a few hundred layers."""
@@ -56,7 +57,7 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 Settings = SGD | Adam | AdamW
-"""Of an optimizer, which is what they are called by."""
+"""Of an optimizer of PyTorch, which is what they are called by."""
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +65,7 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     parameters: tuple[str, ...]
     """Those that are trained; a group may have none."""
-    optimizer: Settings
+    optimizer: Settings | KerasOptimizer
     rates: Rates
 
 
@@ -92,16 +93,18 @@ class ClipValue(
 Clip = ClipNorm | ClipValue
 
 
-def get_slots(optimizer: Settings) -> tuple[str, ...]:
+def get_slots(optimizer: Settings | KerasOptimizer) -> tuple[str, ...]:
     """The names of what an optimizer keeps for every parameter, all of the parameter's shape."""
+    if isinstance(optimizer, KerasOptimizer):
+        return optimizer.get_slots()
     if isinstance(optimizer, SGD):
         return ("momentum_buffer",) if optimizer.momentum else ()
     return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if optimizer.amsgrad else ()))
 
 
-def has_counter(optimizer: Settings) -> bool:
+def has_counter(optimizer: Settings | KerasOptimizer) -> bool:
     """Whether an optimizer counts the steps of every parameter, in a tensor `step`."""
-    return not isinstance(optimizer, SGD)
+    return isinstance(optimizer, Adam | AdamW)
 
 
 def expand_rates(rates: Rates, steps: range) -> tuple[float, ...]:
@@ -113,6 +116,13 @@ def expand_rates(rates: Rates, steps: range) -> tuple[float, ...]:
         expanded.extend([rate] * max(0, high - low))
         start += count
     return tuple(expanded)
+
+
+def append_rate(runs: list[tuple[int, float]], count: int, rate: float) -> None:
+    """Add steps of one learning rate to run lengths."""
+    if runs and runs[-1][1] == rate:
+        count += runs.pop()[0]
+    runs.append((count, rate))
 
 
 def _require(condition: bool, what: str) -> None:
@@ -143,7 +153,10 @@ def validate_groups(groups: Sequence[Group], trained: Sequence[str], steps: int)
         _require(declared == steps, f"{declared} learning rates for {steps} steps")
 
 
-def _validate_optimizer(optimizer: Settings) -> None:
+def _validate_optimizer(optimizer: Settings | KerasOptimizer) -> None:
+    if isinstance(optimizer, KerasOptimizer):
+        optimizer.validate()
+        return
     if isinstance(optimizer, SGD):
         shares = {"momentum": optimizer.momentum, "dampening": optimizer.dampening}
         positive = {"weight_decay": optimizer.weight_decay}

@@ -17,10 +17,9 @@ from milepost_ml.averages import EMA, name_slots
 from milepost_ml.digests import MODEL_PREFIX
 from milepost_ml.errors import RecordingError
 from milepost_ml.graph import TORCH_DTYPES
-from milepost_ml.images import ContentImage
 from milepost_ml.optimizing import collect_optimizer_slots
 from milepost_ml.recipe import Recipe, get_model_specs, get_optimizer_specs
-from milepost_ml.scribe import StepImages
+from milepost_ml.strides import StepImages
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -86,6 +85,11 @@ class StateWatch:
         self._slots: list[_Held] = []
         self._optimizer_state = optimizer.state
         self._versions = self._get_versions()
+        self._held: list[tuple[torch.Tensor, int]] = []
+        """The gradients of the last step with their versions, unless they were copied."""
+        self._reused = False
+        """Whether the next step writes into the gradients of the last one."""
+        self._rounds = any(each.tensor.dtype is not each.recorded for each in self._model)
 
     def get_start(self) -> dict[str, Array]:
         """Snapshot 0 as views: the model alone, because a fresh optimizer has no state.
@@ -103,8 +107,12 @@ class StateWatch:
             for name, tensor in self._tensors.items()
         }
 
-    def copy_gradients(self, images: StepImages) -> None:
-        """Before the optimizer's step.  Raises RecordingError (undeclared-change)."""
+    def follow_gradients(self, images: StepImages | None) -> None:
+        """Before the optimizer's step: round the gradients to what is recorded.
+
+        Copies them into `images`, if there are any, and otherwise only holds them, because a run
+        may end with any step.  Raises RecordingError (undeclared-change).
+        """
         for name, parameter in self._still:
             if parameter.grad is not None:
                 raise RecordingError(
@@ -123,11 +131,36 @@ class StateWatch:
                 )
             raw.append(gradient)
         self._profile.round_gradients(raw)
-        gradients = [gradient.to(torch.float32).contiguous() for gradient in raw]
-        images.gradient.fill([gradient.data_ptr() for gradient in gradients])
+        if images is not None:
+            self._held = []
+            _copy_gradients(images, raw)
+            return
+        # A loop that zeroes its gradients, and does not drop them, writes into those held.
+        self._reused |= any(new is old for new, (old, _) in zip(raw, self._held, strict=False))
+        self._held = [
+            (each, each._version)
+            for each in ([gradient.clone() for gradient in raw] if self._reused else raw)
+        ]
 
-    def copy_state(self, images: StepImages) -> None:
-        """After the optimizer's step: average, then round everything to what is recorded."""
+    def copy_last(self, images: StepImages) -> None:
+        """Copy what the last step left, which was not to end its stride but ends the run.
+
+        Raises RecordingError (undeclared-change) if its gradients were written to since.
+        """
+        if any(gradient._version != version for gradient, version in self._held):
+            raise RecordingError(
+                "the run ends after a step whose gradients were overwritten, and within the steps"
+                " of one digest. End it before zero_grad, or record with stride=1",
+                slug="undeclared-change",
+            )
+        _copy_gradients(images, [gradient for gradient, _ in self._held])
+        self._copy_state(images)
+
+    def follow_step(self, images: StepImages | None) -> None:
+        """After the optimizer's step: average, then round everything to what is recorded.
+
+        Copies the state into `images`, if there are any.  Raises RecordingError.
+        """
         if self._optimizer.state is not self._optimizer_state:
             raise RecordingError(
                 "the optimizer's state was replaced during the run (load_state_dict?); record the"
@@ -136,11 +169,19 @@ class StateWatch:
             )
         if self._ema is not None:
             self._ema.update()
-        _fill(images.model, self._model)
         if not self._slots and self._slot_names:
             self._slots = self._find_slots()
-        _fill(images.optimizer, self._slots)
+        if images is not None:
+            self._copy_state(images)
+        elif self._rounds:
+            _find_places(self._model)
+            _find_places(self._slots)
         self._versions = self._get_versions()
+
+    def _copy_state(self, images: StepImages) -> None:
+        model, optimizer = _find_places(self._model), _find_places(self._slots)
+        images.model.fill(model.addresses)
+        images.optimizer.fill(optimizer.addresses)
 
     def validate_unchanged(self) -> None:
         """Raises RecordingError if weights or buffers changed since the last optimizer step."""
@@ -177,9 +218,22 @@ class StateWatch:
         ]
 
 
-def _fill(image: ContentImage, held: Sequence[_Held]) -> None:
+class _Places(NamedTuple):
+    """Where recorded values lie, and what must live as long as they are read."""
+
+    addresses: list[int]
+    rounded: list[torch.Tensor]
+
+
+def _copy_gradients(images: StepImages, gradients: Sequence[torch.Tensor]) -> None:
+    recorded = [gradient.to(torch.float32).contiguous() for gradient in gradients]
+    images.gradient.fill([gradient.data_ptr() for gradient in recorded])
+
+
+def _find_places(held: Sequence[_Held]) -> _Places:
+    """Round what is computed in another type than it is recorded in; where the values lie."""
     addresses = [get_address(name, tensor, size) for name, tensor, size, _ in held]
-    if any(tensor.dtype is not recorded for _, tensor, _, recorded in held):
-        rounded = round_tensors([each.tensor for each in held], [each.recorded for each in held])
-        addresses = [tensor.data_ptr() for tensor in rounded]
-    image.fill(addresses)
+    if all(tensor.dtype is recorded for _, tensor, _, recorded in held):
+        return _Places(addresses, [])
+    rounded = round_tensors([each.tensor for each in held], [each.recorded for each in held])
+    return _Places([tensor.data_ptr() for tensor in rounded], rounded)

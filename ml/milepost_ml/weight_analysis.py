@@ -24,6 +24,7 @@ from milepost_ml.recipe import (
     RATE_UNITS,
     Recipe,
     compute_rate_sum,
+    get_frozen_names,
     get_rates,
     get_snapshot_specs,
     get_steps,
@@ -169,7 +170,13 @@ def analyse_interval(folder: Path, interval: int) -> Change:
 
 
 def _map_parameters(folder: Path, recipe: Recipe, snapshot: int) -> dict[str, NDArray[Any]]:
-    name = get_snapshot_name(snapshot)
+    """The parameters of a snapshot; what no step changes lies in the first one's file."""
+    name, first = get_snapshot_name(snapshot), get_snapshot_name(0)
     step = min(snapshot * recipe.steps_per_interval, recipe.steps)
-    state = map_tensors(folder / name, get_snapshot_specs(recipe, step), name=name)
+    frozen = get_frozen_names(recipe) if snapshot else frozenset()
+    specs = [spec for spec in get_snapshot_specs(recipe, step) if spec.name not in frozen]
+    state = map_tensors(folder / name, specs, name=name)
+    if frozen:
+        start = map_tensors(folder / first, get_snapshot_specs(recipe, 0), name=first)
+        state |= {each: start[each] for each in frozen}
     return get_parameters(recipe, state)

@@ -21,6 +21,10 @@ from milepost_node.errors import InvalidRequest, StoreError
 INCOMING: Final = "incoming"
 """Where files are until they are complete."""
 DIGEST_HEX: Final = 64
+PIECE_BYTES: Final = 256 * 1024
+"""What is hashed and written at once; a file that arrives holds two of them in memory."""
+ASIDE_BYTES: Final = 16 * 1024
+"""Less is hashed and written before a thread would have begun."""
 _HEX: Final = frozenset("0123456789abcdef")
 
 
@@ -93,6 +97,51 @@ def _discard(file: IO[bytes]) -> None:
     Path(file.name).unlink(missing_ok=True)
 
 
+class _Pieces:
+    """Hashes and writes what arrives, in a thread, while the next piece arrives."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hasher = hashlib.sha256()
+        self._waiting = bytearray()
+        self._work: asyncio.Future[None] | None = None
+
+    async def add(self, chunk: bytes) -> None:
+        """Take some more bytes; waits only while the piece before is being written."""
+        self._waiting += chunk
+        if len(self._waiting) >= PIECE_BYTES:
+            await self._pass_on()
+
+    async def finish(self) -> bytes:
+        """The digest of everything, once it is written."""
+        if len(self._waiting) >= ASIDE_BYTES:
+            await self._pass_on()
+        await self._join()
+        self._write(self._waiting)
+        return self._hasher.digest()
+
+    async def rest(self) -> None:
+        """Wait until no thread uses the file; what it could not write is not told again."""
+        if self._work is not None:
+            await asyncio.wait([self._work])
+            self._work.exception()
+
+    async def _pass_on(self) -> None:
+        await self._join()
+        piece, self._waiting = self._waiting, bytearray()
+        self._work = asyncio.get_running_loop().run_in_executor(None, self._write, piece)
+
+    async def _join(self) -> None:
+        if self._work is not None:
+            # A request that is given up stops waiting, the thread goes on: `rest` waits for it.
+            await asyncio.shield(self._work)
+
+    def _write(self, piece: bytearray) -> None:
+        self._hasher.update(piece)
+        with _storing():
+            self._file.write(piece)
+
+
 class BlobStore:
     """The blob folder of one node, with a limit on all of it together."""
 
@@ -145,28 +194,30 @@ class BlobStore:
         Raises InvalidRequest (too-large, store-full, bad-digest) or StoreError, and whatever
         `chunks` raises; then nothing is left behind.
         """
-        hasher = hashlib.sha256()
         size = 0
         file = _open_incoming(self._folder)
+        pieces = _Pieces(file)
         try:
             async for chunk in chunks:
                 size += len(chunk)
                 self._arriving += len(chunk)
                 self._validate_size(size, limit_bytes)
-                hasher.update(chunk)
-                with _storing():
-                    file.write(chunk)
-            if hasher.digest() != digest:
+                await pieces.add(chunk)
+            found = await pieces.finish()
+            if found != digest:
                 raise InvalidRequest(
-                    f"{size} bytes arrived whose SHA-256 is {hasher.hexdigest()[:16]}..., not"
+                    f"{size} bytes arrived whose SHA-256 is {found.hex()[:16]}..., not"
                     f" {digest.hex()[:16]}...",
                     slug="bad-digest",
                 )
             if await asyncio.to_thread(_settle, file, self.get_path(digest)):
                 self._used += size
         finally:
-            self._arriving -= size
-            _discard(file)
+            try:
+                await pieces.rest()
+            finally:
+                self._arriving -= size
+                _discard(file)
 
     def _validate_size(self, size_bytes: int, limit_bytes: int) -> None:
         if size_bytes > limit_bytes:

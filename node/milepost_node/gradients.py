@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from milepost_consensus.encoding import encode
-from milepost_consensus.payloads import Submit, get_interval_steps
+from milepost_consensus.payloads import Submit, get_stride_place
 
 GRADIENT_BYTES: Final = 32
 
@@ -34,7 +34,7 @@ class GradientStore:
         return self._folder / hashlib.sha256(encode(submit)).hexdigest()
 
     def write(self, submit: Submit, interval: int, gradients: Sequence[bytes]) -> None:
-        """Keep the digests of all steps of an interval; whole, or not at all."""
+        """Keep the digests of all strides of an interval; whole, or not at all."""
         folder = self._get_folder(submit)
         folder.mkdir(parents=True, exist_ok=True)
         incoming = folder / f"{interval}.incoming"
@@ -42,8 +42,11 @@ class GradientStore:
         os.replace(incoming, folder / str(interval))
 
     def read(self, submit: Submit, interval: int, step: int) -> bytes:
-        """The digest of a step's gradient; empty where this node has not retraced the interval."""
-        place = step - get_interval_steps(submit, interval).start
+        """The digest of the gradient with which the stride of a step ends.
+
+        Empty where this node has not retraced the interval.
+        """
+        place = get_stride_place(submit, interval, step)
         try:
             with (self._get_folder(submit) / str(interval)).open("rb") as file:
                 file.seek(place * GRADIENT_BYTES)

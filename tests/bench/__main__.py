@@ -17,14 +17,17 @@ from tests.bench.recorder import bench_recorder
 from tests.bench.rounded import bench_rounded
 from tests.bench.simulated import bench_simulated
 from tests.bench.stalls import bench_stalls
+from tests.bench.storage import bench_storage
 from tests.bench.throughput import bench_throughput
 from tests.bench.tolerance import bench_tolerance
+from tests.bench.upload import bench_upload
 
 BENCHES: dict[str, Callable[[], None]] = {
     "analysis": bench_analysis,
     "arithmetic": bench_arithmetic,
     "initial": bench_initial,
     "recorder": bench_recorder,
+    "storage": bench_storage,
     "rounded": bench_rounded,
     "tolerance": bench_tolerance,
     "ledger": bench_ledger,
@@ -34,6 +37,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "commits": bench_commits,
     "faults": bench_faults,
     "stalls": bench_stalls,
+    "upload": bench_upload,
 }
 
 

@@ -101,7 +101,9 @@ def accepted(net: DevNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_node_states_on_chain_what_its_machine_repeats(net: DevNetwork) -> None:
     mine = compute_device_class()
     nodes = net.run("status", "--json").json["nodes"]
-    assert [set(node["serves"]) for node in nodes] == [{"exact/1", "rounded/1", mine}] * NODES
+    portable = {"exact/1", "rounded/1", "tolerance/1"}
+    expected = portable | {mine, compute_device_class(autocast=True)}
+    assert [set(node["serves"]) for node in nodes] == [expected] * NODES
     assert f"Retrained as {mine} by {NODES} of {NODES} nodes" in net.run("status").out
 
 

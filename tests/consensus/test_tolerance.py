@@ -59,6 +59,7 @@ def make_attest(ledger: Ledger, submission: bytes, distance_ppb: int, *, agrees:
         (RECORD, {"tolerance_ppb": 0}),
         (RECORD, {"tolerance_ppb": MAX_TOLERANCE_PPB + 1}),
         (RECORD, {"tolerance_ppb": -1}),
+        (RECORD, {"steps_per_digest": 2}),
         (BITWISE, {"tolerance_ppb": 1}),
         (make_record(profile="class"), {"tolerance_ppb": BOUND}),
     ],

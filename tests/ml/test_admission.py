@@ -40,7 +40,7 @@ from milepost_ml.files import (
     encode_manifest,
 )
 from milepost_ml.recipe import Recipe, compute_recipe_digest, encode_recipe, set_rates
-from milepost_ml.record_files import STEP_BYTES, read_state
+from milepost_ml.record_files import compute_stride_bytes, read_state
 from milepost_ml.snapshots import read_tensors
 from milepost_ml.updates import ClipNorm, ClipValue
 from tests.support.records import (
@@ -57,6 +57,7 @@ from tests.support.training import record
 SNAPSHOT = "mileposts/00002.safetensors"
 LAST = f"mileposts/{INTERVALS:05d}.safetensors"
 STEPS_FILE = "steps/00001.bin"
+STEP_BYTES = compute_stride_bytes(1)
 Tensors = dict[str, NDArray[Any]]
 
 

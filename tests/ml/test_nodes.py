@@ -26,7 +26,9 @@ from tests.support.recipes import LINEAR, LOSS, make_graph, make_recipe
 def round_trip(graph: Graph) -> Graph:
     """Through the recipe's text, as a verifier gets it."""
     recipe = msgspec.structs.replace(make_recipe(), graph=graph)
-    return decode_recipe(encode_recipe(recipe)).graph
+    found = decode_recipe(encode_recipe(recipe)).graph
+    assert isinstance(found, Graph)
+    return found
 
 
 def refuse(graph: Graph) -> InvalidRecord:

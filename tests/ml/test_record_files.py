@@ -17,8 +17,8 @@ from milepost_ml.digests import compute_record_digests, compute_snapshot_digest
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA, FolderFiles
 from milepost_ml.record_files import (
-    STEP_BYTES,
     compute_step_digests,
+    compute_stride_bytes,
     get_parameters,
     read_recipe,
     read_record_digests,
@@ -27,6 +27,8 @@ from milepost_ml.record_files import (
 )
 from milepost_ml.snapshots import read_tensors
 from tests.support.records import EVERY, INTERVALS, RECORDS, STEPS, Spoilt
+
+STEP_BYTES = compute_stride_bytes(1)
 
 
 def test_states_are_those_that_were_submitted(tiny_run: Path, tiny_submit: Submit) -> None:
@@ -38,6 +40,23 @@ def test_states_are_those_that_were_submitted(tiny_run: Path, tiny_submit: Submi
         assert compute_snapshot_digest(step, state) == tiny_submit.snapshots[k]
     # The optimizer of snapshot 0 has no momentum yet.
     assert not any(name.startswith("optimizer.") for name in read_state(files, recipe, 0))
+
+
+def test_what_is_not_trained_is_stored_once(spoilt: Spoilt) -> None:
+    first = read_tensors(spoilt.folder / "mileposts/00000.safetensors")
+    later = read_tensors(spoilt.folder / "mileposts/00003.safetensors")
+    assert {*first} - {*later} == {"model.second.bias"}
+    _, recipe = read_recipe(spoilt.files)
+    bias = read_state(spoilt.files, recipe, 3)["model.second.bias"]
+    assert np.array_equal(bias, first["model.second.bias"])
+
+    def repeat(tensors: dict[str, NDArray[Any]]) -> None:
+        tensors["model.second.bias"] = bias
+
+    spoilt.edit_tensors("mileposts/00003.safetensors", repeat)
+    with pytest.raises(InvalidRecord, match=r"second\.bias") as caught:
+        read_state(spoilt.files, recipe, 3)
+    assert caught.value.slug == "wrong-tensors"
 
 
 def test_parameters_leave_out_buffers_and_optimizer(tiny_run: Path) -> None:

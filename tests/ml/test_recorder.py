@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 import textwrap
@@ -480,6 +482,75 @@ def test_a_full_disk_stops_the_record_and_not_the_training(
     assert told.count("NOT COMPLETE") == 1
     assert "No space left on device" in told
     assert json.loads((folder / "run.json").read_text())["complete"] is False
+
+
+def delete_folder(run: Run, patch: pytest.MonkeyPatch) -> None:
+    assert run.folder is not None
+    run.folder.rename(run.folder.with_name("elsewhere"))  # in one go, whatever is being written
+
+
+def break_hashing(run: Run, patch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> bytes:
+        raise MemoryError("no memory for the digest")
+
+    patch.setattr("milepost_ml.images.ContentImage.compute_digest", fail)
+
+
+def fill_disk(run: Run, patch: pytest.MonkeyPatch) -> None:
+    """No file may grow: the system's own refusal, as of a full disk."""
+    low = (512, resource.RLIM_INFINITY)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, low)
+
+
+ACCIDENTS = {
+    "folder deleted": (delete_folder, "No such file"),
+    "out of memory": (break_hashing, "MemoryError: no memory for the digest"),
+    "disk full": (fill_disk, "File too large"),
+}
+
+
+@pytest.mark.parametrize("kind", ACCIDENTS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_accident_of_the_recorder_changes_the_training(
+    kind: str,
+    stride: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    whole = read_tensors(record(tmp_path / "whole", every=3, seed=1) / "model.safetensors")
+    happen, told = ACCIDENTS[kind]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    task = make_task("mlp")
+    model = make_model(task)
+    optimizer = make_sgd(model)
+    run = Run(
+        "test",
+        model,
+        optimizer,
+        loss=LOSS,
+        every=3,
+        folder=tmp_path,
+        seed=1,
+        profile="class",
+        stride=stride,
+    )
+    try:
+        for number, batch in enumerate(begin(run, steps=12)):
+            if number == 4:
+                happen(run, monkeypatch)
+            run.log(step(model, optimizer, batch))
+        folder = run.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    for name, value in model.named_parameters():
+        assert np.array_equal(value.detach().numpy(), whole[name])
+    text = capfd.readouterr().err
+    assert text.count("NOT COMPLETE") == 1
+    assert told in text
+    if folder.exists():
+        assert json.loads((folder / "run.json").read_text())["complete"] is False
 
 
 def test_an_abandoned_run_is_not_complete(tmp_path: Path) -> None:

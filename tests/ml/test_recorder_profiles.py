@@ -278,7 +278,7 @@ def test_a_record_that_cannot_begin_leaves_the_model_alone(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("milepost_ml.recorder.write_tensors", fail)
+    monkeypatch.setattr("milepost_ml.run_folder.write_tensors", fail)
     run, model, optimizer = make_run(tmp_path, profile="rounded")
     with pytest.raises(OSError, match="No space"):
         begin(run)

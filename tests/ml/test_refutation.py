@@ -39,7 +39,7 @@ TERMS = Terms(Params(), {}, (), 1)
 def make_duty(run: Path, submit: Submit, interval: int, place: int, *, lazy: bool) -> Duty:
     """An answered duty; `place` is that of the work step in its interval."""
     step = get_interval_steps(submit, interval)[place]
-    gradient = bytes(32) if lazy else read_gradient(run, step)
+    gradient = bytes(32) if lazy else read_gradient(run, submit, step)
     work = compute_work_digest(VERIFIER, gradient)
     return Duty(interval, VERIFIER, 0, step, answer=AGREES, work_digest=work)
 
@@ -52,11 +52,16 @@ def test_recorded_gradients_are_those_of_the_commitments_and_of_retraining(
     for interval in range(INTERVALS):
         steps = get_interval_steps(tiny_submit, interval)
         for step, row in zip(steps, read_steps(files, recipe, interval), strict=True):
-            assert compute_gradient_commitment(read_gradient(tiny_run, step)) == row.gradient
-    assert read_gradient(tiny_run, tiny_submit.steps) == b""
+            assert (
+                compute_gradient_commitment(read_gradient(tiny_run, tiny_submit, step))
+                == row.gradient
+            )
+    assert read_gradient(tiny_run, tiny_submit, tiny_submit.steps) == b""
     last = steps[-1]
     found = retrace_interval(tiny_submit, files, INTERVALS - 1, verifier=VERIFIER, work_step=last)
-    assert found.work_digest == compute_work_digest(VERIFIER, read_gradient(tiny_run, last))
+    assert found.work_digest == compute_work_digest(
+        VERIFIER, read_gradient(tiny_run, tiny_submit, last)
+    )
 
 
 def test_gradients_are_no_part_of_the_record(tiny_run: Path) -> None:
@@ -76,7 +81,7 @@ def test_false_work_is_refuted_as_the_ledger_wants_it(
         FolderFiles(tiny_run),
         duty,
         submission=submission.id,
-        gradient=read_gradient(tiny_run, duty.work_step),
+        gradient=read_gradient(tiny_run, tiny_submit, duty.work_step),
     )
     assert refutation is not None
     (after,) = apply_work_refutation(submission, refutation, TERMS, sender=SENDER).duties
@@ -89,7 +94,7 @@ def test_true_work_is_not_refuted_nor_anything_without_the_gradient(
     files = FolderFiles(tiny_run)
     honest = make_duty(tiny_run, tiny_submit, 2, 1, lazy=False)
     lazy = make_duty(tiny_run, tiny_submit, 2, 1, lazy=True)
-    gradient = read_gradient(tiny_run, lazy.work_step)
+    gradient = read_gradient(tiny_run, tiny_submit, lazy.work_step)
     refute = refute_work(tiny_submit, files, honest, submission=b"", gradient=gradient)
     assert refute is None
     assert refute_work(tiny_submit, files, lazy, submission=b"", gradient=b"\x01" * 32) is None

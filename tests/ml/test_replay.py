@@ -39,7 +39,7 @@ from milepost_ml.recipe import (
     get_steps,
     set_rates,
 )
-from milepost_ml.record_files import compute_step_digests, read_recipe, read_steps
+from milepost_ml.record_files import compute_step_digests, read_recipe, read_state, read_steps
 from milepost_ml.replay import (
     Retraced,
     get_step_commitment,
@@ -160,8 +160,9 @@ def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
 
     folder = record(tmp_path, make=make)
     assert all(retrace(folder, interval).agrees for interval in get_intervals(folder))
-    last = read_tensors(folder / get_snapshot_name(3))
-    first = read_tensors(folder / get_snapshot_name(0))
+    files = FolderFiles(folder)
+    _, recipe = read_recipe(files)
+    first, last = (read_state(files, recipe, snapshot) for snapshot in (0, 3))
     assert np.array_equal(last["model.first.weight"], first["model.first.weight"])
     assert not np.array_equal(last["model.second.weight"], first["model.second.weight"])
 
@@ -332,6 +333,7 @@ def submit_by_hand(folder: Path) -> Submit:
         device_class=recipe.device_class,
         steps=recipe.steps,
         steps_per_interval=recipe.steps_per_interval,
+        steps_per_digest=1,
         change_scores=(0,) * recipe.intervals,
         rate_sums=(0,) * recipe.intervals,
         initial_model_digest=bytes(32),
@@ -384,6 +386,7 @@ def test_a_graph_that_cannot_be_computed_fails_alike_everywhere(
 ) -> None:
     folder = record(tmp_path, every=4, steps=8)
     recipe = decode_recipe((folder / RECIPE).read_bytes())
+    assert isinstance(recipe.graph, Graph)
     bad = msgspec.structs.replace(recipe, graph=prepend(recipe.graph, *make(recipe.graph)))
     (folder / RECIPE).write_bytes(encode_recipe(bad))
     submit, files = submit_by_hand(folder), FolderFiles(folder)
@@ -427,13 +430,13 @@ def test_an_offered_state_saves_training_the_interval(
     state = tmp_path / "state"
     state.write_bytes(retrace(folder, 1).pre_state)
     steps: list[int] = []
-    run_step = Stepper.run_step
+    run_stride = Stepper.run_stride
 
-    def count(self: Stepper) -> Any:
+    def count(self: Stepper, number: int) -> Any:
         steps.append(self.step)
-        return run_step(self)
+        return run_stride(self, number)
 
-    monkeypatch.setattr(Stepper, "run_step", count)
+    monkeypatch.setattr(Stepper, "run_stride", count)
     recompute_step(submit, files, 1, 17, pre_state=state)
     assert steps == [17]
     steps.clear()

@@ -217,13 +217,17 @@ def test_an_untrained_parameter_does_not_move_at_all(tmp_path: Path) -> None:
         model.get_submodule("fc1").requires_grad_(False)
         return make_sgd(model)
 
-    def nudge(state: dict[str, NDArray[Any]]) -> None:
-        state["model.fc1.bias"][0] += np.float32(1e-7)
-
     folder = record_on_two(tmp_path, make=make)
     assert retrace(folder, 0).agrees
-    forge_start(folder, 1, nudge)
-    assert check_beyond(folder, 0, "fixed values").distance_ppb == MAX_DISTANCE_PPB
+    # No snapshot but the first holds it; a node that moves it gets another state.
+    name = "model.fc1.bias"
+    assert name not in read_tensors(folder / get_snapshot_name(1))
+    files = FolderFiles(folder)
+    _, recipe = read_recipe(files)
+    start, end = read_state(files, recipe, 0), read_state(files, recipe, 1)
+    moved = {**end, name: end[name] + np.float32(1e-7)}
+    found = compute_residual(recipe, moved, end=end, start=start)
+    assert (found.part, found.ppb) == ("fixed values", MAX_DISTANCE_PPB)
 
 
 def test_the_order_of_the_data_has_no_tolerance(tmp_path: Path) -> None:
@@ -391,12 +395,20 @@ def test_bounds_that_mean_nothing_are_refused(
     assert caught.value.slug == "bad-tolerance"
 
 
+def test_a_digest_of_several_steps_is_refused() -> None:
+    assert read_tolerance(None, every=5, stride=1, profile="tolerance") == BOUND_PPB
+    with pytest.raises(RecordingError) as caught:
+        read_tolerance(None, every=5, stride=2, profile="tolerance")
+    assert caught.value.slug == "bad-tolerance"
+
+
 def test_a_recipe_without_its_bound_is_none(tmp_path: Path) -> None:
     recipe = read_recipe(FolderFiles(record_on_two(tmp_path, task="mlp")))[1]
     assert recipe.tolerance_ppb == BOUND_PPB
     for changes in (
         {"tolerance_ppb": 0},
         {"steps_per_interval": 11},
+        {"steps_per_digest": 2},
         {"profile": "exact", "device_class": "exact/1"},
     ):
         with pytest.raises(InvalidRecord) as caught:

@@ -23,14 +23,18 @@ from milepost_ml.keyed import make_seed
 from milepost_ml.nodes import Graph, Input, Node, Ref
 from milepost_ml.recipe import Parameter, Recipe
 from milepost_ml.record_files import read_recipe, read_steps
-from milepost_ml.scribe import MIN_IMAGES, RecordedStep, Scribe, StepImages, make_folder
+from milepost_ml.run_folder import Begun, Progress, begin_folder, make_folder
+from milepost_ml.scribe import MIN_IMAGES, Scribe
 from milepost_ml.snapshots import TensorSpec, read_tensors
+from milepost_ml.strides import RecordedStep, StepImages
 from milepost_ml.updates import SGD, Group
 
 DATA = {
     "data.0": np.arange(8, dtype=np.float32).reshape(4, 2),
     "data.1": np.arange(4, dtype=np.float32),
 }
+RECORDS = np.array([0, 2])
+"""The batch of every step."""
 RECIPE = Recipe(
     device_class="here",
     seed=make_seed(1).hex(),
@@ -38,6 +42,7 @@ RECIPE = Recipe(
     batch_size=2,
     steps=0,
     steps_per_interval=3,
+    steps_per_digest=1,
     parameters=(Parameter("w", (2,), True),),
     buffers=(TensorSpec("n", "I64", ()),),
     initial=(Given(), Given()),
@@ -51,28 +56,40 @@ RECIPE = Recipe(
 )
 
 
-def open_scribe(folder: Path, profile: str = "class") -> Scribe:
+def open_scribe(folder: Path, profile: str = "class", stride: int = 1) -> Scribe:
     start = {"model.w": np.zeros(2, dtype=np.float32), "model.n": np.array(0)}
+    recipe = msgspec.structs.replace(
+        RECIPE,
+        profile=profile,
+        device_class="here" if profile == "class" else f"{profile}/1",
+        steps_per_digest=stride,
+    )
+    begun = Begun(recipe, 9, (), "", "", "")
+    begin_folder(folder, begun, data=DATA, start=start, about={"name": "test"})
     return Scribe(
         folder,
-        msgspec.structs.replace(
-            RECIPE, profile=profile, device_class="here" if profile == "class" else f"{profile}/1"
-        ),
-        start=start,
+        recipe,
+        progress=Progress(start),
         record_digests=compute_record_digests(DATA),
         about={"name": "test"},
     )
 
 
-def put(scribe: Scribe, value: float, rate: float = 0.1) -> None:
+def put(scribe: Scribe, value: float, rate: float = 0.1, *, ends_stride: bool = True) -> None:
     """A step whose state, gradient and loss are all made of one number."""
+    images = make_images(scribe, value) if ends_stride else None
+    scribe.put(RecordedStep(images, RECORDS, value, (rate,), 0.5))
+
+
+def make_images(scribe: Scribe, value: float) -> StepImages:
+    """What a digest covers, all made of one number."""
     images = scribe.take()
     weights = np.full(2, value, dtype=np.float32)
     count = np.array(int(value) if np.isfinite(value) else 0)
     images.model.fill([{"w": weights, "n": count}[name].ctypes.data for name in images.model.names])
     images.optimizer.fill([weights.ctypes.data])
     images.gradient.fill([weights.ctypes.data])
-    scribe.put(RecordedStep(images, [0, 2], value, (rate,), 0.5))
+    return images
 
 
 def read_about(folder: Path) -> dict[str, object]:
@@ -117,7 +134,7 @@ def test_nans_on_the_way_are_one_value_in_comparable_profiles(
     images.model.fill([{"w": odd, "n": count}[name].ctypes.data for name in images.model.names])
     images.optimizer.fill([odd.ctypes.data])
     images.gradient.fill([odd.ctypes.data])
-    scribe.put(RecordedStep(images, [0, 2], 1.0, (0.1,), 0.5))
+    scribe.put(RecordedStep(images, RECORDS, 1.0, (0.1,), 0.5))
     put(scribe, 2.0)
     put(scribe, 3.0)
     scribe.close()

@@ -15,7 +15,8 @@ from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA, FolderFiles, get_snapshot_name
 from milepost_ml.record_files import read_recipe, read_state
 from milepost_ml.snapshots import TensorSpec, read_tensors, write_tensors
-from milepost_ml.stepper import StepFailed, Stepper, copy_tensor
+from milepost_ml.stepper import Stepper, copy_tensor
+from milepost_ml.steps import StepFailed
 from tests.support.models import make_task
 from tests.support.training import record
 

@@ -146,8 +146,8 @@ WORK: Final = tuple(
         (
             "refuted by another step",
             "answers",
-            "index=step - steps.start,\n        count=len(steps),\n        path=refutation.path,",
-            "index=0,\n        count=len(steps),\n        path=refutation.path,",
+            "index=get_stride_place(submission.submit, refutation.interval, step),",
+            "index=0,",
         ),
         (
             "a stranger refutes",
@@ -314,8 +314,8 @@ AUDITS: Final = tuple(
         (
             "work step in the first half",
             "election",
-            "return steps.start + skipped + Drbg",
-            "return steps.start + Drbg",
+            "drawn = skipped + Drbg",
+            "drawn = Drbg",
             ("election",),
         ),
         (

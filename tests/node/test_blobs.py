@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from milepost_node.blobs import BlobStore, get_blob_path, parse_digest, store_bytes
+from milepost_node import blobs as blobs_module
+from milepost_node.blobs import (
+    ASIDE_BYTES,
+    PIECE_BYTES,
+    BlobStore,
+    get_blob_path,
+    parse_digest,
+    store_bytes,
+)
 from milepost_node.errors import InvalidRequest
 
 DATA = b"some bytes of a record" * 100
@@ -108,6 +120,89 @@ async def test_broken_stream_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConnectionResetError):
         await blobs.write(DIGEST, stream(DATA, cut=500), limit_bytes=10**6)
     assert list_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [PIECE_BYTES - 1, PIECE_BYTES, 5 * PIECE_BYTES + ASIDE_BYTES])
+@pytest.mark.parametrize("piece", [1_000, 64 * 1024, 10**7])
+async def test_a_file_of_several_pieces_keeps_their_order(
+    tmp_path: Path, size: int, piece: int
+) -> None:
+    data = b"".join(number.to_bytes(4, "big") for number in range(-(-size // 4)))[:size]
+    digest = hashlib.sha256(data).digest()
+    blobs = open_blobs(tmp_path, 10**8)
+    await blobs.write(digest, stream(data, piece=piece), limit_bytes=size)
+    assert blobs.get_path(digest).read_bytes() == data
+
+
+async def test_a_request_given_up_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    blobs = open_blobs(tmp_path, 10**8)
+    half = asyncio.Event()
+
+    async def stall() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield bytes(PIECE_BYTES)
+        half.set()
+        await asyncio.Event().wait()
+
+    writing = asyncio.create_task(blobs.write(DIGEST, stall(), limit_bytes=10**8))
+    await half.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert list_files(tmp_path) == []
+
+
+async def test_a_disk_that_fills_up_refuses_the_file_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = blobs_module._open_incoming
+
+    def open_full(folder: Path) -> IO[bytes]:
+        file = open_file(folder)
+
+        def write(data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "no space left")
+
+        monkeypatch.setattr(file, "write", write)
+        return file
+
+    monkeypatch.setattr(blobs_module, "_open_incoming", open_full)
+    data = bytes(4 * PIECE_BYTES)
+    with pytest.raises(InvalidRequest) as caught:
+        await open_blobs(tmp_path, 10**8).write(
+            hashlib.sha256(data).digest(), stream(data, piece=PIECE_BYTES), limit_bytes=10**8
+        )
+    assert caught.value.slug == "store-full"
+    assert list_files(tmp_path) == []
+
+
+GROWTH = """
+import asyncio, hashlib, resource, sys
+from pathlib import Path
+from milepost_node.blobs import BlobStore
+
+def take(mib):
+    async def stream():
+        for _ in range(16 * mib):
+            yield bytes(65536)
+    hasher = hashlib.sha256()
+    for _ in range(mib):
+        hasher.update(bytes(1 << 20))
+    blobs = BlobStore(Path(sys.argv[1]), store_bytes=1 << 40)
+    asyncio.run(blobs.write(hasher.digest(), stream(), limit_bytes=1 << 40))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+small = take(4)
+print((take(192) - small) * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 16 << 20
 
 
 def test_leftovers_of_a_crash_are_cleared_and_the_rest_is_counted(tmp_path: Path) -> None:

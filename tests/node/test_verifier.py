@@ -232,7 +232,7 @@ async def test_every_device_class_of_the_machine_is_retrained(tmp_path: Path) ->
     desk.ledger.start(other.record)
     async with working(desk):
         await wait_until(lambda: desk.say_count(Attest))
-    assert desk.verifier.device_classes == (OTHER_DEVICE, DEVICE, "tolerance/1")
+    assert desk.verifier.device_classes == (OTHER_DEVICE, DEVICE)
 
 
 async def test_wrong_arithmetic_is_said_loudly(

@@ -21,6 +21,7 @@ from milepost_consensus.step_digests import (
 )
 from milepost_consensus.submissions import Duty
 from milepost_ml.admission import build_submit
+from milepost_ml.device import compute_device_class
 from milepost_ml.files import build_manifest, encode_manifest
 from milepost_node.blobs import BlobStore, store_bytes
 from milepost_node.jobs import (
@@ -150,9 +151,8 @@ def test_runs_of_every_machine_with_threads_of_this_ones(
 
 def test_device_classes_are_those_that_records_are_made_on(desk: Desk, tiny_submit: Submit) -> None:
     answer = desk.worker.perform(GetDeviceClasses())
-    assert answer == DeviceClasses(
-        ("exact/1", "rounded/1", tiny_submit.device_class, "tolerance/1"), ""
-    )
+    own = (tiny_submit.device_class, compute_device_class(autocast=True))
+    assert answer == DeviceClasses(("exact/1", "rounded/1", *own, "tolerance/1"), "")
 
 
 def test_what_computes_otherwise_than_its_class_retraces_nothing(

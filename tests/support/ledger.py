@@ -30,6 +30,7 @@ from milepost_consensus.payloads import (
     WorkRefutation,
     compute_submission_id,
     get_interval_steps,
+    get_stride_place,
 )
 from milepost_consensus.rules import build_block, get_proposer, owes, validate_block
 from milepost_consensus.state import LedgerState, apply_entries, make_initial_state
@@ -39,6 +40,8 @@ from milepost_consensus.step_digests import (
     compute_state_digest,
     compute_step_digest,
     compute_work_digest,
+    count_strides,
+    get_stride,
 )
 from milepost_consensus.submissions import Duty, Submission
 from milepost_consensus.transactions import Payload, Tx, make_tx
@@ -79,12 +82,19 @@ class Row(NamedTuple):
         )
 
 
-def make_row(name: str, step: int) -> Row:
-    """The parts of a step that nobody trained."""
-    pre, batch, gradient, post = (
-        make_hash(part, name, step) for part in ("pre", "batch", "gradient", "post")
+def make_row(name: str, stride: range) -> Row:
+    """The parts of the digest of a stride that nobody trained."""
+    pre, gradient, post = (
+        make_hash(part, name, stride.start) for part in ("pre", "gradient", "post")
     )
-    return Row(pre, batch, gradient, b"\0\0\x80?", post)
+    batches = b"".join(make_hash("batch", name, step) for step in stride)
+    return Row(pre, batches, gradient, b"\0\0\x80?" * len(stride), post)
+
+
+def cut_strides(steps: range, steps_per_digest: int) -> list[range]:
+    """The steps of an interval as its digests cover them."""
+    count = count_strides(steps, steps_per_digest)
+    return [get_stride(steps, steps_per_digest, place) for place in range(count)]
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,8 @@ class Record:
         """The content digest of the gradient that a duty asks for."""
         if not self.rows:
             return bytes(32)
-        steps = get_interval_steps(self.submit, duty.interval)
-        return self.rows[duty.interval][duty.work_step - steps.start].gradient
+        place = get_stride_place(self.submit, duty.interval, duty.work_step)
+        return self.rows[duty.interval][place].gradient
 
     def register(self, registration: bytes) -> Record:
         """The same record, said to be that of a registered run."""
@@ -111,7 +121,7 @@ class Record:
 
     def make_refutation(self, submission: bytes, duty: Duty) -> WorkRefutation:
         """The proof that a duty's work digest is wrong, if it is."""
-        place = duty.work_step - get_interval_steps(self.submit, duty.interval).start
+        place = get_stride_place(self.submit, duty.interval, duty.work_step)
         row = self.rows[duty.interval][place]
         return WorkRefutation(
             submission=submission,
@@ -128,7 +138,7 @@ class Record:
     def make_witness(self, submission: bytes, step: int, *, recomputed: bytes) -> Witness:
         """A well-formed accusation of a step."""
         interval = step // self.submit.steps_per_interval
-        index = step - get_interval_steps(self.submit, interval).start
+        index = get_stride_place(self.submit, interval, step)
         leaves = self.leaves[interval]
         return Witness(
             submission=submission,
@@ -154,6 +164,7 @@ def make_record(
     *,
     intervals: int = 6,
     steps_per_interval: int = 4,
+    steps_per_digest: int = 1,
     cut: int = 0,
     change_scores: Sequence[int] | None = None,
     model: str | None = None,
@@ -174,7 +185,10 @@ def make_record(
         range(k * steps_per_interval, min((k + 1) * steps_per_interval, steps))
         for k in range(intervals)
     ]
-    rows = tuple(tuple(make_row(name, t) for t in each) for each in ranges)
+    rows = tuple(
+        tuple(make_row(name, stride) for stride in cut_strides(each, steps_per_digest))
+        for each in ranges
+    )
     leaves = tuple(tuple(row.leaf for row in each) for each in rows)
     first = make_hash("model", initial or f"initial {name}"), make_hash("optimizer")
     final = compute_state_digest(steps, model_digest, optimizer_digest)
@@ -187,6 +201,7 @@ def make_record(
         device_class=f"{profile}/1" if profile != "class" else "test",
         steps=steps,
         steps_per_interval=steps_per_interval,
+        steps_per_digest=steps_per_digest,
         snapshots=(
             compute_state_digest(0, *first),
             *(make_hash("snapshot", name, k) for k in range(1, intervals)),

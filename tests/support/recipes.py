@@ -44,6 +44,7 @@ def make_recipe() -> Recipe:
         batch_size=2,
         steps=7,
         steps_per_interval=3,
+        steps_per_digest=1,
         parameters=(Parameter("weight", (3, 4), True), Parameter("bias", (3,), False)),
         buffers=(TensorSpec("scale", "F32", ()),),
         initial=(Given(), Uniform(0.5), Constant(1.0)),

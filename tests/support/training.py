@@ -48,13 +48,14 @@ def record(
     tolerance: float | None = None,
     clip: Callable[[nn.Module], object] | None = None,
     average: float | None = None,
+    stride: int | None = None,
     **options: Unpack[LoopOptions],
 ) -> Path:
     """Record a run and return its folder.
 
     `cheat` is called with each batch's number before its forward pass, `clip` with the model before
-    its update, `after` after it.  `average` is the decay of an EMA.  `options`
-    are declared to the run.
+    its update, `after` with the step after it.  `average` is the decay of an EMA.  `options` are
+    declared to the run.
     """
     chosen = make_task(task) if isinstance(task, str) else task
     model = make_model(chosen)
@@ -72,6 +73,7 @@ def record(
         seed=seed,
         profile=profile,
         tolerance=tolerance,
+        stride=stride,
         selfcheck=selfcheck,
         quiet=True,
         **options,

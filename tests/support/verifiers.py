@@ -54,7 +54,7 @@ class Desk:
         self.others = self.ledger.verifiers[1:]
         self.retracer = ScriptedRetracer(
             uploads=[upload],
-            device_classes=tuple({OTHER_DEVICE, DEVICE, upload.submit.device_class}),
+            device_classes=tuple(dict.fromkeys((OTHER_DEVICE, DEVICE, upload.submit.device_class))),
         )
         self.upload = upload
         self.said: list[Payload] = []

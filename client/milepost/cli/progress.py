@@ -1,15 +1,12 @@
-"""What a submission tells while it goes on: steps, intervals, and a bar on a terminal."""
+"""What a submission tells while it goes on: steps, intervals, and how far the upload is."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TransferSpeedColumn
-
 from milepost.cli import output, submissions
+from milepost.cli.upload_progress import UploadProgress
 from milepost.observer import Observer
 
 if TYPE_CHECKING:
@@ -17,43 +14,12 @@ if TYPE_CHECKING:
     from milepost_ml.files import Manifest
 
 
-class UploadBar:
-    """A bar on standard error that disappears when it is full."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-
-    def start(self, size_bytes: int) -> None:
-        self.stop()
-        if not size_bytes or not sys.stderr.isatty():
-            return
-        self._progress = Progress(
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._progress.start()
-        self._task = self._progress.add_task("", total=size_bytes)
-
-    def advance(self, count: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, count)
-
-    def stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-
 class SubmitPrinter(Observer):
     """Tells each step of a submission; `intervals` tells each interval too."""
 
     def __init__(self, *, intervals: bool = True) -> None:
         self._intervals = intervals
-        self._bar = UploadBar()
+        self._upload = UploadProgress()
         self._names: Mapping[str, str] = {}
         self._phase = ""
         self._shown: set[int] = set()
@@ -62,7 +28,7 @@ class SubmitPrinter(Observer):
         self._names = names
 
     def on_node_failed(self, url: str, reason: str) -> None:
-        self._bar.stop()
+        self._upload.stop()
         output.tell(f"No answer    {url}: {reason}; asking the next node")
 
     def on_checked(self, submit: Submit, manifest: Manifest) -> None:
@@ -75,13 +41,13 @@ class SubmitPrinter(Observer):
         there = files - missing
         note = f" ({there} were there already)" if there else ""
         output.tell(f"Uploading    {size_bytes / 1e6:.1f} MB in {missing} files{note}")
-        self._bar.start(size_bytes)
+        self._upload.start(size_bytes)
 
     def on_bytes(self, count: int) -> None:
-        self._bar.advance(count)
+        self._upload.advance(count)
 
     def on_uploaded(self) -> None:
-        self._bar.stop()
+        self._upload.stop()
         output.tell("Uploaded     the node checks the record")
 
     def on_submitted(self, submission: str, *, url: str, again: bool) -> None:

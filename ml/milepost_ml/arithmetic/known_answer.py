@@ -24,6 +24,8 @@ from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfil
 from milepost_ml.arithmetic.rounded import Widened, round_tensors
 from milepost_ml.device import AUTOCAST, find_device_class
 from milepost_ml.digests import compute_content_digest
+from milepost_ml.keras_graph import DEVICE_PREFIX
+from milepost_ml.keras_training.device_class import find_device_class as find_keras_class
 
 EXACT_CLASS: Final = "exact/1"
 """The version of exact arithmetic, whose module loads a compiler that may be missing."""
@@ -122,7 +124,10 @@ def get_device_classes() -> tuple[tuple[str, ...], str]:
             faults.append(f"{name}: {fault}")
         else:
             names.append(name)
-    machine = (find_device_class(), find_device_class(autocast=True))
+    machine = [find_device_class(), find_device_class(autocast=True)]
+    keras = find_keras_class()
+    if keras:
+        machine.append(keras)
     return (*names, *machine, ToleranceProfile.VERSION), "; ".join(faults)
 
 
@@ -133,6 +138,10 @@ def find_fault(device_class: str) -> str:
     """
     if device_class == ToleranceProfile.VERSION:
         return ""  # no bits are asked for
+    if device_class.startswith(DEVICE_PREFIX):
+        # In a process of its own: TensorFlow can be set up only once, and loads only where needed.
+        keras = find_keras_class()
+        return "" if keras == device_class else f"this machine is {keras or 'without TensorFlow'}"
     if device_class not in _PORTABLE:
         found = find_device_class(autocast=AUTOCAST in device_class.split("/"))
         return "" if found == device_class else f"this machine is {found}"

@@ -52,11 +52,16 @@ class Session:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Plain PyTorch on the recorded types, inside the loop's body."""
+        with self.aside(), self._widened.paused():
+            yield
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Plain PyTorch in the middle of a step; the model stays as it is computed with."""
         inside = self._active is not None
         self.leave()
         try:
-            with self._widened.paused():
-                yield
+            yield
         finally:
             if inside:
                 self._active = self._profile.active()

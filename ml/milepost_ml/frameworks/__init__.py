@@ -1,0 +1,1 @@
+"""Adapters to the frameworks in which people train, each imported only on use."""

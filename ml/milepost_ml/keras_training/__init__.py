@@ -1,0 +1,1 @@
+"""Retraining Keras models in TensorFlow: built from declarations, on one declared arithmetic."""
