@@ -49,6 +49,7 @@ from milepost_ml.replay import (
 )
 from milepost_ml.snapshots import encode_tensors, read_tensors, write_tensors
 from milepost_ml.stepper import Stepper
+from tests.support.forging import forge_end
 from tests.support.models import TASKS, Task
 from tests.support.training import Loop, make_sgd, record
 
@@ -264,24 +265,9 @@ def test_an_undeclared_change_of_weights_is_named(tmp_path: Path) -> None:
     check_difference(folder, 1, 7, "gradient")
 
 
-def forge_end(folder: Path, interval: int) -> None:
-    """Edit the snapshot after an interval and commit to the edited state."""
-    files = FolderFiles(folder)
-    _, recipe = read_recipe(files)
-    step = min((interval + 1) * recipe.steps_per_interval, recipe.steps)
-    path = folder / get_snapshot_name(interval + 1)
-    state = read_tensors(path)
-    state["model.second.bias"][0] += np.float32(1e-4)
-    write_tensors(path, state)
-    steps = folder / get_steps_name(interval)
-    data = bytearray(steps.read_bytes())
-    data[-32:] = compute_snapshot_digest(step, state)
-    steps.write_bytes(data)
-
-
 def test_an_edited_snapshot_is_named_with_the_step_before_it(tmp_path: Path) -> None:
     folder = record(tmp_path)
-    forge_end(folder, 1)
+    forge_end(folder, 1, "second.bias")
     check_difference(folder, 1, 9, "state")
     assert retrace(folder, 0).agrees
     # The next interval starts from the edited state, so its own first step does not follow.
