@@ -83,7 +83,7 @@ def _record(plan: Plan, parent: Path) -> tuple[Path, list[Snapshot]]:
     )
     run = Run(
         _NAME, model, optimizer, loss=nn.functional.cross_entropy, every=plan.steps,
-        folder=parent, seed=plan.seed, profile=CLASS, selfcheck=False, quiet=True,
+        folder=parent, seed=plan.seed, profile=CLASS, stride=1, selfcheck=False, quiet=True,
     )  # fmt: skip
     inputs = torch.from_numpy(images.train.reshape(-1, PIXELS))
     labels = torch.from_numpy(images.train_labels)
