@@ -169,7 +169,7 @@ def test_a_stride_is_measured_where_digests_are_dear(
     monkeypatch.setattr("milepost_ml.budget.MEASURED_BYTES", 1)
     monkeypatch.setattr("milepost_ml.budget.measure_digest", lambda images: 7 * BUDGET)
     monkeypatch.setattr("milepost_ml.budget.measure_batch", lambda *_: 1.0)
-    folder = record(tmp_path, steps=10, every=10)
+    folder = record(tmp_path, steps=10, every=10, stride=None)
     assert read_recipe(FolderFiles(folder))[1].steps_per_digest == 8
 
 
@@ -177,10 +177,10 @@ def test_a_stride_is_measured_where_digests_are_dear(
 def test_measuring_leaves_the_run_as_it_is(
     profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = record(tmp_path, task="convnet", profile=profile)
+    plain = record(tmp_path, task="convnet", profile=profile, stride=None)
     monkeypatch.setattr("milepost_ml.budget.MEASURED_BYTES", 1)
     monkeypatch.setattr("milepost_ml.budget.BUDGET", 1e9)
-    measured = record(tmp_path, task="convnet", profile=profile)
+    measured = record(tmp_path, task="convnet", profile=profile, stride=None)
     for name in (get_snapshot_name(3), "recipe.json", "steps/00002.bin"):
         assert (plain / name).read_bytes() == (measured / name).read_bytes()
     assert torch.get_default_dtype() is torch.float32
