@@ -48,6 +48,10 @@ LISTEN_STEP_SECONDS: Final = 0.02
 """Between two looks at what peers and sync know by then."""
 LAG_SECONDS: Final = 0.5
 """An event loop that is this late is logged: messages and timers were late too."""
+QUARANTINE_DETAIL: Final = (
+    "This node has no journal of what its key signed before, so it follows and signs once it saw"
+    " two heights in a row decided. On an idle chain, submit something."
+)
 
 Work = Callable[[], Coroutine[None, None, None]]
 
@@ -312,7 +316,9 @@ class Node:
         if self.sync.syncing:
             return 206, {"reason": "syncing", "behind": self.sync.behind}
         signing = self._get_signing()
-        if signing in (Signing.LISTENING, Signing.QUARANTINE):
+        if signing == Signing.QUARANTINE:
+            return 206, {"reason": signing, "detail": QUARANTINE_DETAIL}
+        if signing == Signing.LISTENING:
             return 206, {"reason": signing}
         return 200, {"reason": "ready"}
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from milepost_consensus.keyguard import Signing
 from tests.faults.conftest import OpenScene
+from tests.faults.network import poll
 
 pytestmark = pytest.mark.e2e
 
@@ -64,6 +66,10 @@ def test_wiped_node_catches_up(open_scene: OpenScene) -> None:
         customer.lose(1)
         customer.submit_and_see(2, 0, 2, 3)
         network.start(1)
+        signing = (Signing.QUARANTINE, Signing.ACTIVE)
+        poll(lambda: network.get_status(1).get("signing") in signing, "node 1 knows what it lost")
+        # It ends with heights decided before the node's eyes, and an idle chain decides none.
+        customer.submit_and_see(2, 0, 2, 3)
         network.wait_ready(1)
         network.wait_height(network.get_height(0), 1)
         customer.submit_and_see(0, *network.all)

@@ -108,7 +108,9 @@ async def test_restored_backup_is_refused_and_rejoins_after_it_was_deleted(
             each.unlink()
         cluster.start(3)
         await wait_until(lambda: cluster.nodes[3].runtime.state.height >= height)
-        assert cluster.nodes[3].get_readiness() == (206, {"reason": "quarantine"})
+        code, body = cluster.nodes[3].get_readiness()
+        assert (code, body["reason"]) == (206, "quarantine")
+        assert "submit something" in str(body["detail"])
         await go_on(cluster, "seen by the wiped node")
         await wait_until(lambda: cluster.nodes[3].runtime.signing is Signing.ACTIVE)
         # And needed: without node 2 the others decide nothing unless it votes.
