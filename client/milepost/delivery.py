@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -99,6 +99,8 @@ def submit(
 ) -> Delivery:
     """Submit a run folder; with `wait`, return once the network decided.
 
+    What was submitted before is not sent again: it is followed, or its verdict returned.
+
     `name` replaces the run's own name on chain, which makes it another submission; `unregistered`
     leaves out the registration that the run has; `few_verifiers` goes on where fewer than a
     sub-quorum serve the run's device class.
@@ -130,14 +132,13 @@ def submit(
             require_servers(servers, record, few=few_verifiers)
         if known is None and record.registration:
             _validate_registered(client, folder, record, signer)
-        if known is not None and known["verdict"] is not None:
-            _refuse_duplicate(client, sender.name, known["verdict"], folder, trust)
         if known is None:
             client.attempt(sender.deliver_to)
         else:
             observer.on_submitted(sender.name, url=client.current, again=True)
         sub = sender.name
-        if not wait:
+        decided = known is not None and known["verdict"] is not None
+        if not wait and not decided:
             return Delivery(sub, None, None, None, False)
         refuter = Refuter(folder, sender.send)
         return _follow(client, sub, folder, trust, timeout_seconds, observer, refuter)
@@ -250,21 +251,6 @@ class _Sender:
                 node.send_transaction(encode(tx))
 
         self._client.attempt(hand_in)
-
-
-def _refuse_duplicate(
-    client: Client, sub: str, verdict: dict[str, Any], folder: Path, trust: Trust | None
-) -> NoReturn:
-    """Refuse a record that was judged before, but bring its proof if the folder lacks it."""
-    written = ""
-    if not (folder / bundle.PROOF_FILE).exists() and _fetch_verdict(client, sub, folder, trust):
-        written = f" Its proof is now in {folder / bundle.PROOF_FILE}."
-    raise Refused(
-        f"This record was submitted before: {sub[:12]}, decided {verdict['outcome']} in block"
-        f" {verdict['height']}. A record is judged once.{written}",
-        slug="duplicate",
-        status=409,
-    )
 
 
 def _follow(

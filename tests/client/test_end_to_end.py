@@ -154,6 +154,8 @@ def test_a_cheated_interval_is_named(net: DevNetwork, tmp_path: Path) -> None:
     assert done.code == 1, done.err
     assert (done.json["verdict"], done.json["interval"], done.json["step"]) == ("INVALID", 2, 8)
     model = next(tmp_path.glob("*/model.safetensors"))
+    again = net.run("submit", model.parent)
+    assert (again.code, again.out.split()[0]) == (1, "INVALID"), "still what it was"
     verified = net.run("verify", model)
     assert verified.code == 1
     assert "REJECTED" in verified.out
@@ -161,13 +163,13 @@ def test_a_cheated_interval_is_named(net: DevNetwork, tmp_path: Path) -> None:
 
 def test_a_record_is_judged_once(net: DevNetwork, accepted: Path, tmp_path: Path) -> None:
     again = net.run("submit", accepted, "--json")
-    assert (again.code, again.json["problem"]["slug"]) == (1, "duplicate")
     sub = json.loads((accepted / "model.proof.json").read_text())["bundle"]["submission"]["id"]
-    assert f"sub_{sub[:8]}" in again.json["problem"]["detail"]
+    assert (again.code, again.json["verdict"]) == (0, "VALID")
+    assert again.json["submission"] == f"sub_{sub}"
     copy = tmp_path / "copy"
     shutil.copytree(accepted, copy)
     (copy / "model.proof.json").unlink()
-    assert net.run("submit", copy, "--wait").code == 1
+    assert net.run("submit", copy, "--wait").code == 0
     assert (copy / "model.proof.json").read_text() == (accepted / "model.proof.json").read_text()
     renamed = net.run("submit", copy, "--name", "other", "--json")
     assert (renamed.code, renamed.json["problem"]["slug"]) == (1, "duplicate")
@@ -195,9 +197,8 @@ def test_an_interrupted_upload_goes_on(net: DevNetwork, tmp_path: Path) -> None:
     assert done.code == 0
     assert "(7 were there already)" in done.err
     assert done.out.startswith("sub_")
-    again = net.run("submit", run, "--wait")
-    # By now the network may have judged it: then there is nothing to wait for.
-    assert again.code == 0 or "[duplicate]" in again.err
+    again = net.run("submit", run, "--wait", "--json")
+    assert (again.code, again.json["verdict"]) == (0, "VALID"), again.err
 
 
 def test_the_sdk_submits_as_the_command_does(net: DevNetwork, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def submit(
 ) -> None:
     """Submit a recorded run. Exit code with --wait: 0 VALID, 1 INVALID, 3 UNDECIDED or timed out.
 
-    Running the same command again resumes: files that a node has are not sent again, and an
-    undecided submission is followed. A record that was decided already is refused (duplicate, 1).
+    Running the same command again resumes: files that a node has are not sent again, an undecided
+    submission is followed, and of a decided one the verdict is printed, also without --wait.
     """
     from milepost import delivery
 
@@ -67,14 +67,14 @@ def submit(
     if json_wanted:
         output.print_json(result.to_view())
     else:
-        _print_result(result, wait=wait)
-    if wait:
+        _print_result(result)
+    if result.verdict is not None:
         yes = delivery.is_yes(result)
         raise typer.Exit(exits.CANNOT_TELL if yes is None else exits.YES if yes else exits.NO)
 
 
-def _print_result(result: Delivery, *, wait: bool) -> None:
-    if not wait or result.verdict is None:
+def _print_result(result: Delivery) -> None:
+    if result.verdict is None:
         output.say(result.submission)
         output.tell(f"Follow it: milepost status {result.submission[:12]}")
         return
