@@ -16,45 +16,27 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import intrinsic
+
+from milepost_ml.arithmetic.cpu.vectors import (
+    WORD,
+    Address,
+    locate,
+    make_binary,
+    make_type,
+    make_zeros,
+    spread,
+    sum_lanes,
+)
 
 LANES: Final = 16
 """How many partial sums a reduction keeps: part of the arithmetic, not a tuning choice."""
 
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-_WORD = ir.IntType(64)
 
-Address = types.int64
-
-
-class LanesType(types.Type):
-    """Numba's name for sixteen float32 numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(name="Lanes")
-
-
-lanes = LanesType()
-
-
-@register_model(LanesType)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-def _locate(builder: Any, base: Any, offset: Any, item: Any, size_bytes: int) -> Any:
-    place = builder.add(base, builder.mul(offset, ir.Constant(_WORD, size_bytes)))
-    return builder.inttoptr(place, item.as_pointer())
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    empty = ir.Constant(_VECTOR, ir.Undefined)
-    first = builder.insert_element(empty, value, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(first, empty, zeros)
+lanes = make_type("Lanes", _VECTOR)
+"""Numba's name for sixteen float32 numbers."""
 
 
 @intrinsic
@@ -62,7 +44,7 @@ def load(typing: Any, base: Any, offset: Any) -> Any:
     """Sixteen consecutive numbers."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_locate(builder, args[0], args[1], _VECTOR, 4), align=4)
+        return builder.load(locate(builder, args[0], args[1], _VECTOR, 4), align=4)
 
     return lanes(Address, Address), generate
 
@@ -72,7 +54,7 @@ def store(typing: Any, base: Any, offset: Any, value: Any) -> Any:
     """Write sixteen consecutive numbers."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _locate(builder, args[0], args[1], _VECTOR, 4), align=4)
+        builder.store(args[2], locate(builder, args[0], args[1], _VECTOR, 4), align=4)
         return context.get_dummy_value()
 
     return types.void(Address, Address, lanes), generate
@@ -83,7 +65,7 @@ def load_one(typing: Any, base: Any, offset: Any) -> Any:
     """One float32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_locate(builder, args[0], args[1], _FLOAT, 4), align=4)
+        return builder.load(locate(builder, args[0], args[1], _FLOAT, 4), align=4)
 
     return types.float32(Address, Address), generate
 
@@ -93,7 +75,7 @@ def store_one(typing: Any, base: Any, offset: Any, value: Any) -> Any:
     """Write one float32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _locate(builder, args[0], args[1], _FLOAT, 4), align=4)
+        builder.store(args[2], locate(builder, args[0], args[1], _FLOAT, 4), align=4)
         return context.get_dummy_value()
 
     return types.void(Address, Address, types.float32), generate
@@ -104,7 +86,7 @@ def load_index(typing: Any, base: Any, offset: Any) -> Any:
     """One int64."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_locate(builder, args[0], args[1], _WORD, 8), align=8)
+        return builder.load(locate(builder, args[0], args[1], WORD, 8), align=8)
 
     return types.int64(Address, Address), generate
 
@@ -114,20 +96,14 @@ def store_index(typing: Any, base: Any, offset: Any, value: Any) -> Any:
     """Write one int64."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _locate(builder, args[0], args[1], _WORD, 8), align=8)
+        builder.store(args[2], locate(builder, args[0], args[1], WORD, 8), align=8)
         return context.get_dummy_value()
 
     return types.void(Address, Address, types.int64), generate
 
 
-@intrinsic
-def zeros(typing: Any) -> Any:
-    """Sixteen times +0."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_VECTOR, [0.0] * LANES)
-
-    return lanes(), generate
+zeros = make_zeros(lanes, _VECTOR)
+"""Sixteen times +0."""
 
 
 @intrinsic
@@ -135,26 +111,15 @@ def splat(typing: Any, value: Any) -> Any:
     """One float32 in all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0])
+        return spread(builder, args[0], LANES)
 
     return lanes(types.float32), generate
 
 
-def _make_binary(name: str, doc: str) -> Any:
-    def operation(typing: Any, left: Any, right: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return getattr(builder, name)(*args)
-
-        return lanes(lanes, lanes), generate
-
-    operation.__doc__ = doc
-    return intrinsic(operation)
-
-
-add = _make_binary("fadd", "Lane by lane left + right.")
-subtract = _make_binary("fsub", "Lane by lane left - right.")
-multiply = _make_binary("fmul", "Lane by lane left * right.")
-divide = _make_binary("fdiv", "Lane by lane left / right.")
+add = make_binary(lanes, "fadd", "Lane by lane left + right.")
+subtract = make_binary(lanes, "fsub", "Lane by lane left - right.")
+multiply = make_binary(lanes, "fmul", "Lane by lane left * right.")
+divide = make_binary(lanes, "fdiv", "Lane by lane left / right.")
 
 
 @intrinsic
@@ -172,7 +137,7 @@ def add_scaled(typing: Any, total: Any, factor: Any, value: Any) -> Any:
     """total + factor * value for one float32 factor, the product rounded first."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(args[0], builder.fmul(_splat(builder, args[1]), args[2]))
+        return builder.fadd(args[0], builder.fmul(spread(builder, args[1], LANES), args[2]))
 
     return lanes(lanes, types.float32, lanes), generate
 
@@ -182,18 +147,7 @@ def fold(typing: Any, value: Any) -> Any:
     """The sum of the lanes: l + (l+8), then l + (l+4), l + (l+2), l + (l+1)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        (vector,) = args
-        half = LANES // 2
-        while half:
-            kind = ir.VectorType(ir.IntType(32), half)
-            low = ir.Constant(kind, list(range(half)))
-            high = ir.Constant(kind, list(range(half, 2 * half)))
-            vector = builder.fadd(
-                builder.shuffle_vector(vector, vector, low),
-                builder.shuffle_vector(vector, vector, high),
-            )
-            half //= 2
-        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+        return sum_lanes(builder, args[0], LANES)
 
     return types.float32(lanes), generate
 
@@ -203,7 +157,7 @@ def take_chunk(typing: Any, arguments: Any) -> Any:
     """The next piece of work: the counter in front of a kernel's arguments, and one onwards."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", args[0], ir.Constant(_WORD, 1), "monotonic")
+        return builder.atomic_rmw("add", args[0], ir.Constant(WORD, 1), "monotonic")
 
     return types.int64(types.CPointer(types.int64)), generate
 

@@ -11,53 +11,37 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import intrinsic
 
-from milepost_ml.arithmetic.cpu.lanes import Address
+from milepost_ml.arithmetic.cpu.vectors import (
+    INT,
+    Address,
+    declare,
+    load_first,
+    locate,
+    make_binary,
+    make_type,
+    make_zeros,
+    mask_first,
+    sum_lanes,
+)
 
 OCTET: Final = 8
 
-_INT = ir.IntType(32)
-_WORD = ir.IntType(64)
 _BYTE = ir.IntType(8)
 _DOUBLE = ir.DoubleType()
 _VECTOR = ir.VectorType(_DOUBLE, OCTET)
 _FLOATS = ir.VectorType(ir.FloatType(), OCTET)
-_MASK = ir.VectorType(ir.IntType(1), OCTET)
 
 
-class OctetType(types.Type):
-    """Numba's name for eight float64 numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(name="Octet")
-
-
-octet = OctetType()
-
-
-@register_model(OctetType)
-class _OctetModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-def _locate(builder: Any, base: Any, offset: Any, item: Any, size_bytes: int) -> Any:
-    place = builder.add(base, builder.mul(offset, ir.Constant(_WORD, size_bytes)))
-    return builder.inttoptr(place, item.as_pointer())
-
-
-def _declare(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    kind = ir.FunctionType(result, arguments)
-    return cgutils.get_or_insert_function(builder.module, kind, name)
+octet = make_type("Octet", _VECTOR)
+"""Numba's name for eight float64 numbers."""
 
 
 def _make_load(vector: Any, name: str, size_bytes: int, doc: str) -> Any:
     def load(typing: Any, base: Any, offset: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            place = _locate(builder, args[0], args[1], vector, size_bytes)
+            place = locate(builder, args[0], args[1], vector, size_bytes)
             value = builder.load(place, align=size_bytes)
             return value if vector is _VECTOR else builder.fpext(value, _VECTOR)
 
@@ -70,21 +54,9 @@ def _make_load(vector: Any, name: str, size_bytes: int, doc: str) -> Any:
 def _make_load_part(vector: Any, name: str, suffix: str, size_bytes: int, doc: str) -> Any:
     def load(typing: Any, base: Any, offset: Any, count: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            counts = ir.VectorType(_INT, OCTET)
-            empty = ir.Constant(counts, ir.Undefined)
-            count = builder.trunc(args[2], _INT)
-            first = builder.insert_element(empty, count, ir.Constant(_INT, 0))
-            spread = builder.shuffle_vector(first, empty, ir.Constant(counts, [0] * OCTET))
-            mask = builder.icmp_signed("<", ir.Constant(counts, list(range(OCTET))), spread)
-            place = _locate(builder, args[0], args[1], vector, size_bytes)
-            masked = _declare(
-                builder,
-                f"llvm.masked.load.v8{suffix}.p0",
-                vector,
-                [vector.as_pointer(), _INT, _MASK, vector],
-            )
-            zeros = ir.Constant(vector, [0.0] * OCTET)
-            value = builder.call(masked, [place, ir.Constant(_INT, size_bytes), mask, zeros])
+            place = locate(builder, args[0], args[1], vector, size_bytes)
+            mask = mask_first(builder, args[2], OCTET)
+            value = load_first(builder, place, mask, size_bytes, f"v8{suffix}")
             return value if vector is _VECTOR else builder.fpext(value, _VECTOR)
 
         return octet(Address, Address, types.int64), generate
@@ -109,43 +81,19 @@ def prefetch(typing: Any, place: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _BYTE.as_pointer()
-        ask = _declare(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, _INT, _INT, _INT])
+        ask = declare(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, INT, INT, INT])
         # Read, to be kept in all caches, data.
-        how = [ir.Constant(_INT, number) for number in (0, 3, 1)]
+        how = [ir.Constant(INT, number) for number in (0, 3, 1)]
         builder.call(ask, [builder.inttoptr(args[0], pointer), *how])
         return context.get_dummy_value()
 
     return types.void(Address), generate
 
 
-@intrinsic
-def zeros(typing: Any) -> Any:
-    """Eight times +0."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_VECTOR, [0.0] * OCTET)
-
-    return octet(), generate
-
-
-@intrinsic
-def add(typing: Any, left: Any, right: Any) -> Any:
-    """Lane by lane left + right."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(*args)
-
-    return octet(octet, octet), generate
-
-
-@intrinsic
-def subtract(typing: Any, left: Any, right: Any) -> Any:
-    """Lane by lane left - right."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fsub(*args)
-
-    return octet(octet, octet), generate
+zeros = make_zeros(octet, _VECTOR)
+"""Eight times +0."""
+add = make_binary(octet, "fadd", "Lane by lane left + right.")
+subtract = make_binary(octet, "fsub", "Lane by lane left - right.")
 
 
 @intrinsic(prefer_literal=True)
@@ -164,7 +112,7 @@ def add_product(typing: Any, total: Any, left: Any, right: Any) -> Any:
     """total + left * right, rounded once."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        fused = _declare(builder, "llvm.fma.v8f64", _VECTOR, [_VECTOR] * 3)
+        fused = declare(builder, "llvm.fma.v8f64", _VECTOR, [_VECTOR] * 3)
         return builder.call(fused, [args[1], args[2], args[0]])
 
     return octet(octet, octet, octet), generate
@@ -175,7 +123,7 @@ def magnitude(typing: Any, value: Any) -> Any:
     """Lane by lane |value|."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.call(_declare(builder, "llvm.fabs.v8f64", _VECTOR, [_VECTOR]), args)
+        return builder.call(declare(builder, "llvm.fabs.v8f64", _VECTOR, [_VECTOR]), args)
 
     return octet(octet), generate
 
@@ -185,18 +133,8 @@ def add_fold(typing: Any, base: Any, offset: Any, value: Any) -> Any:
     """Add the lanes' sum to the float64 in memory: l + (l+4), then l + (l+2), then l + (l+1)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector, half = args[2], OCTET // 2
-        while half:
-            kind = ir.VectorType(_INT, half)
-            low = ir.Constant(kind, list(range(half)))
-            high = ir.Constant(kind, list(range(half, 2 * half)))
-            vector = builder.fadd(
-                builder.shuffle_vector(vector, vector, low),
-                builder.shuffle_vector(vector, vector, high),
-            )
-            half //= 2
-        place = _locate(builder, args[0], args[1], _DOUBLE, 8)
-        total = builder.extract_element(vector, ir.Constant(_INT, 0))
+        place = locate(builder, args[0], args[1], _DOUBLE, 8)
+        total = sum_lanes(builder, args[2], OCTET)
         builder.store(builder.fadd(builder.load(place), total), place)
         return context.get_dummy_value()
 

@@ -14,36 +14,23 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from milepost_ml.arithmetic.cpu.lanes import LANES, Address, lanes, load, store
+from milepost_ml.arithmetic.cpu.lanes import LANES, lanes, load, store
+from milepost_ml.arithmetic.cpu.vectors import (
+    INT,
+    WORD,
+    Address,
+    declare,
+    load_first,
+    locate,
+    mask_first,
+    store_first,
+)
 
 CANONICAL_NAN: Final = 0x7FC00000
 """The one NaN that is stored [E2]."""
 
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-_INT = ir.IntType(32)
-_WORD = ir.IntType(64)
-_MASK = ir.VectorType(ir.IntType(1), LANES)
-_FULL = ir.Constant(_MASK, [1] * LANES)
-
-
-def _locate(builder: Any, base: Any, offset: Any) -> Any:
-    place = builder.add(base, builder.mul(offset, ir.Constant(_WORD, 4)))
-    return builder.inttoptr(place, _VECTOR.as_pointer())
-
-
-def _mask(builder: Any, count: Any) -> Any:
-    """True in the first `count` lanes."""
-    counts = ir.VectorType(_INT, LANES)
-    empty = ir.Constant(counts, ir.Undefined)
-    first = builder.insert_element(empty, builder.trunc(count, _INT), ir.Constant(_INT, 0))
-    spread = builder.shuffle_vector(first, empty, ir.Constant(counts, [0] * LANES))
-    return builder.icmp_signed("<", ir.Constant(counts, list(range(LANES))), spread)
-
-
-def _declare(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    kind = ir.FunctionType(result, arguments)
-    return cgutils.get_or_insert_function(builder.module, kind, name)
 
 
 @intrinsic
@@ -51,15 +38,8 @@ def load_part(typing: Any, base: Any, offset: Any, count: Any) -> Any:
     """The first `count` of sixteen consecutive numbers; the other lanes are +0 and not read."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        load = _declare(
-            builder,
-            "llvm.masked.load.v16f32.p0",
-            _VECTOR,
-            [_VECTOR.as_pointer(), _INT, _MASK, _VECTOR],
-        )
-        place = _locate(builder, args[0], args[1])
-        mask, rest = _mask(builder, args[2]), ir.Constant(_VECTOR, [0.0] * LANES)
-        return builder.call(load, [place, ir.Constant(_INT, 4), mask, rest])
+        place = locate(builder, args[0], args[1], _VECTOR, 4)
+        return load_first(builder, place, mask_first(builder, args[2], LANES), 4, "v16f32")
 
     return lanes(Address, Address, types.int64), generate
 
@@ -69,15 +49,8 @@ def store_part(typing: Any, base: Any, offset: Any, value: Any, count: Any) -> A
     """Write the first `count` lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        store = _declare(
-            builder,
-            "llvm.masked.store.v16f32.p0",
-            ir.VoidType(),
-            [_VECTOR, _VECTOR.as_pointer(), _INT, _MASK],
-        )
-        place = _locate(builder, args[0], args[1])
-        mask = _mask(builder, args[3])
-        builder.call(store, [args[2], place, ir.Constant(_INT, 4), mask])
+        place = locate(builder, args[0], args[1], _VECTOR, 4)
+        store_first(builder, args[2], place, mask_first(builder, args[3], LANES), 4, "v16f32")
         return context.get_dummy_value()
 
     return types.void(Address, Address, lanes, types.int64), generate
@@ -89,7 +62,7 @@ def keep_part(typing: Any, value: Any, count: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         rest = ir.Constant(_VECTOR, [0.0] * LANES)
-        return builder.select(_mask(builder, args[1]), args[0], rest)
+        return builder.select(mask_first(builder, args[1], LANES), args[0], rest)
 
     return lanes(lanes, types.int64), generate
 
@@ -99,7 +72,7 @@ def root(typing: Any, value: Any) -> Any:
     """The square root of one float32, correctly rounded."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.call(_declare(builder, "llvm.sqrt.f32", _FLOAT, [_FLOAT]), args)
+        return builder.call(declare(builder, "llvm.sqrt.f32", _FLOAT, [_FLOAT]), args)
 
     return types.float32(types.float32), generate
 
@@ -109,13 +82,13 @@ def roots(typing: Any, value: Any) -> Any:
     """Lane by lane the square root, correctly rounded."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.call(_declare(builder, "llvm.sqrt.v16f32", _VECTOR, [_VECTOR]), args)
+        return builder.call(declare(builder, "llvm.sqrt.v16f32", _VECTOR, [_VECTOR]), args)
 
     return lanes(lanes), generate
 
 
 def _canonical(builder: Any, value: Any) -> Any:
-    words = ir.VectorType(_INT, LANES)
+    words = ir.VectorType(INT, LANES)
     nan = builder.bitcast(ir.Constant(words, [CANONICAL_NAN] * LANES), _VECTOR)
     return builder.select(builder.fcmp_unordered("uno", value, value), nan, value)
 
@@ -153,13 +126,15 @@ def fold_sixteen(typing: Any, base: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vectors = [
-            builder.load(_locate(builder, args[0], ir.Constant(_WORD, LANES * i)), align=4)
+            builder.load(
+                locate(builder, args[0], ir.Constant(WORD, LANES * i), _VECTOR, 4), align=4
+            )
             for i in range(LANES)
         ]
         half = LANES // 2
         while half:
             starts = range(0, 2 * LANES, 2 * half)
-            kind = ir.VectorType(_INT, LANES)
+            kind = ir.VectorType(INT, LANES)
             low = ir.Constant(kind, [s + i for s in starts for i in range(half)])
             high = ir.Constant(kind, [s + half + i for s in starts for i in range(half)])
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
@@ -179,7 +154,9 @@ def fold_across(typing: Any, base: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vectors = [
-            builder.load(_locate(builder, args[0], ir.Constant(_WORD, LANES * i)), align=4)
+            builder.load(
+                locate(builder, args[0], ir.Constant(WORD, LANES * i), _VECTOR, 4), align=4
+            )
             for i in range(LANES)
         ]
         while len(vectors) > 1:
@@ -196,7 +173,7 @@ def sixteen_vectors(typing: Any) -> Any:
     """The address of room for sixteen vectors on this thread's stack."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(cgutils.alloca_once(builder, _VECTOR, size=LANES), _WORD)
+        return builder.ptrtoint(cgutils.alloca_once(builder, _VECTOR, size=LANES), WORD)
 
     return types.int64(), generate
 

@@ -10,30 +10,27 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from milepost_ml.arithmetic.cpu.lanes import LANES, Address, lanes, take_chunk
+from milepost_ml.arithmetic.cpu.lanes import LANES, lanes, take_chunk
 from milepost_ml.arithmetic.cpu.launch import kernel
 from milepost_ml.arithmetic.cpu.partial import put, take
+from milepost_ml.arithmetic.cpu.vectors import (
+    INT,
+    WORD,
+    Address,
+    locate,
+    mask_first,
+    spread,
+    store_first,
+)
 
-_INT = ir.IntType(32)
-_WORD = ir.IntType(64)
-_WORDS = ir.VectorType(_WORD, LANES)
-_MASK = ir.VectorType(ir.IntType(1), LANES)
+_WORDS = ir.VectorType(WORD, LANES)
 
 
 def _take_every_second(builder: Any, low: Any, high: Any, first: int) -> Any:
-    places = ir.Constant(ir.VectorType(_INT, LANES), list(range(first, 2 * LANES, 2)))
+    places = ir.Constant(ir.VectorType(INT, LANES), list(range(first, 2 * LANES, 2)))
     return builder.shuffle_vector(low, high, places)
-
-
-def _spread(builder: Any, value: Any) -> Any:
-    """An int64 in all lanes."""
-    empty = ir.Constant(_WORDS, ir.Undefined)
-    first = builder.insert_element(empty, value, ir.Constant(_INT, 0))
-    zeros = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-    return builder.shuffle_vector(first, empty, zeros)
 
 
 @intrinsic
@@ -61,7 +58,7 @@ def hold_largest(
         steps = ir.Constant(_WORDS, [2 * i for i in range(LANES)])
         held, taken = None, None
         for row in range(2):
-            start = builder.add(_spread(builder, place), steps)
+            start = builder.add(spread(builder, place, LANES), steps)
             for column in range(2):
                 low, high = args[5 + 2 * row : 7 + 2 * row]
                 value = _take_every_second(builder, low, high, column)
@@ -77,17 +74,8 @@ def hold_largest(
                 held = builder.select(wins, value, held)
                 taken = builder.select(wins, here, taken)
             place = builder.add(place, width)
-        mask = builder.icmp_signed(
-            "<", ir.Constant(_WORDS, list(range(LANES))), _spread(builder, count)
-        )
-        store = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [_WORDS, _WORDS.as_pointer(), _INT, _MASK]),
-            "llvm.masked.store.v16i64.p0",
-        )
-        target = builder.add(base, builder.mul(offset, ir.Constant(_WORD, 8)))
-        target = builder.inttoptr(target, _WORDS.as_pointer())
-        builder.call(store, [taken, target, ir.Constant(_INT, 8), mask])
+        target = locate(builder, base, offset, _WORDS, 8)
+        store_first(builder, taken, target, mask_first(builder, count, LANES), 8, "v16i64")
         return held
 
     words = (types.int64,) * 4

@@ -14,7 +14,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from milepost_ml.arithmetic.cpu.lanes import Address, take_chunk
+from milepost_ml.arithmetic.cpu.lanes import take_chunk
+from milepost_ml.arithmetic.cpu.vectors import Address
 
 _WORD = ir.IntType(64)
 _DOUBLE = ir.DoubleType()
