@@ -193,13 +193,14 @@ class Node:
             raise NodeFailed(f"{path} gave no JSON object")
         return answer
 
-    def missing(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Which blobs this node does not have yet."""
+    def missing(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Which blobs this node does not have yet, and how many bytes of each it has."""
         body = json.dumps({"digests": [digest.hex() for digest in digests]}).encode()
         answer = self._request("POST", "/v1/blobs/missing", content=body, kind="application/json")
         try:
-            return {bytes.fromhex(text) for text in answer["missing"]}
-        except (TypeError, KeyError, ValueError) as error:
+            begun = {bytes.fromhex(text): int(size) for text, size in answer["begun"].items()}
+            return {each: begun.get(each, 0) for each in map(bytes.fromhex, answer["missing"])}
+        except (AttributeError, TypeError, KeyError, ValueError) as error:
             raise NodeFailed("/v1/blobs/missing gave something else than digests") from error
 
     def put_blob(
@@ -207,21 +208,29 @@ class Node:
         digest: bytes,
         content: Path | bytes,
         on_bytes: Callable[[int], None] = lambda count: None,
+        *,
+        begun: int = 0,
     ) -> None:
-        """Stream a file, or some bytes, to the node; `on_bytes` hears the size of each piece."""
+        """Stream a file, or some bytes, to the node; `on_bytes` hears the size of each piece.
+
+        The first `begun` bytes are left out; Refused (part-lost, bad-digest) if the node has not,
+        or not rightly, what it said to have.
+        """
 
         def pieces() -> Iterator[bytes]:
             with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+                file.seek(begun)
                 while piece := file.read(CHUNK_BYTES):
                     yield piece
                     on_bytes(len(piece))
 
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
         self._request(
             "PUT",
-            f"/v1/blobs/{digest.hex()}",
+            f"/v1/blobs/{digest.hex()}" + (f"?from={begun}" if begun else ""),
             content=pieces(),
             kind="application/octet-stream",
-            length=len(content) if isinstance(content, bytes) else content.stat().st_size,
+            length=size - begun,
         )
 
     def send_transaction(self, data: bytes) -> Answer:

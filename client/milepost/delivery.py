@@ -215,12 +215,18 @@ class _Sender:
         """Bring the submission to one node; the other nodes fetch the record from there."""
         missing = node.missing(list(self._blobs))
         chosen = {digest: blob for digest, blob in self._blobs.items() if digest in missing}
+        begun = {
+            digest: missing[digest]
+            for digest, (_, size) in chosen.items()
+            if 0 < missing[digest] <= size
+        }
         self._observer.on_upload(
             files=len(self._blobs),
             missing=len(chosen),
-            size_bytes=sum(size for _, size in chosen.values()),
+            begun=len(begun),
+            size_bytes=sum(size for _, size in chosen.values()) - sum(begun.values()),
         )
-        upload(node, chosen, self._observer.on_bytes)
+        upload(node, chosen, self._observer.on_bytes, begun=begun)
         self._observer.on_uploaded()
         tx = make_tx(
             self._record,

@@ -19,8 +19,11 @@ class Observer:
     def on_checked(self, submit: Submit, manifest: Manifest) -> None:
         """The record is complete and fits together."""
 
-    def on_upload(self, *, files: int, missing: int, size_bytes: int) -> None:
-        """The node lacks `missing` of `files` files, `size_bytes` in all."""
+    def on_upload(self, *, files: int, missing: int, begun: int, size_bytes: int) -> None:
+        """The node lacks `missing` of `files` files, `begun` of them in part; `size_bytes` in all.
+
+        Should a beginning be lost meanwhile, more is sent.
+        """
 
     def on_bytes(self, count: int) -> None:
         """That many more bytes are on their way.  Called from other threads, one at a time."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from milepost.api import Node
+from milepost.errors import Refused
 
 CONNECTIONS: Final = 3
 Blob = tuple[Path | bytes, int]
@@ -29,8 +30,12 @@ def upload(
     node: Node,
     blobs: Mapping[bytes, Blob],
     on_bytes: Callable[[int], None] = lambda count: None,
+    *,
+    begun: Mapping[bytes, int] | None = None,
 ) -> None:
     """Send blobs by digest; `on_bytes` hears of each piece sent, from one thread at a time.
+
+    Of some the node has the first bytes, as many as `begun` says, from an upload that broke off.
 
     Raises the first NodeFailed or Refused; then nothing more is sent, and what the node has stored
     stays there.
@@ -54,7 +59,7 @@ def upload(
             except queue.Empty:
                 return
             try:
-                node.put_blob(digest, blobs[digest][0], hear)
+                _put(node, digest, blobs[digest][0], hear, (begun or {}).get(digest, 0))
             except _Stopped:
                 return
             except BaseException:
@@ -70,3 +75,15 @@ def upload(
                 sender.result()
         finally:
             stop.set()
+
+
+def _put(
+    node: Node, digest: bytes, content: Path | bytes, hear: Callable[[int], None], begun: int
+) -> None:
+    try:
+        node.put_blob(digest, content, hear, begun=begun)
+    except Refused as error:
+        # The beginning is gone, or was somebody else's and wrong.
+        if not begun or error.slug not in ("part-lost", "bad-digest"):
+            raise
+        node.put_blob(digest, content, hear)

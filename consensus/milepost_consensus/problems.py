@@ -560,6 +560,12 @@ PROBLEMS: dict[str, Problem] = {
         " or the wrong file. Saving the same tensors anew does not cause this.",
         "Get the file that was judged, or have this one submitted as a run of its own.",
     ),
+    "part-lost": Problem(
+        "Beginning not kept",
+        "An upload went on behind the beginning of a file that a node keeps from an interrupted"
+        " one. Such beginnings are kept for a while, in little room, and not over a restart.",
+        "Send the whole file. The command does that by itself.",
+    ),
     "peer-failed": Problem(
         "Another node did not answer",
         "A node asked another one and got no answer, or one that is not the protocol.",

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from milepost_node.errors import InvalidRequest, StoreError
+from milepost_node.errors import BrokenOff, InvalidRequest, StoreError
+from milepost_node.parts import SHARE, Parts
 
 INCOMING: Final = "incoming"
 """Where files are until they are complete."""
@@ -73,6 +74,13 @@ def _open_incoming(folder: Path) -> IO[bytes]:
         return tempfile.NamedTemporaryFile(dir=folder / INCOMING, delete=False)
 
 
+def _reopen(file: IO[bytes]) -> IO[bytes]:
+    """The file that has taken the place of a temporary one."""
+    with _storing():
+        file.close()
+        return open(file.name, "r+b")
+
+
 def _settle(file: IO[bytes], path: Path) -> bool:
     """Flush a temporary file to disk and give it its name; returns whether the name is new."""
     with _storing():
@@ -111,6 +119,13 @@ class _Pieces:
         self._waiting += chunk
         if len(self._waiting) >= PIECE_BYTES:
             await self._pass_on()
+
+    def resume(self) -> None:
+        """Hash what is in the file already, and go on behind it."""
+        with _storing():
+            self._file.seek(0)
+            while piece := self._file.read(PIECE_BYTES):
+                self._hasher.update(piece)
 
     async def finish(self) -> bytes:
         """The digest of everything, once it is written."""
@@ -155,6 +170,7 @@ class BlobStore:
         self._used = sum(size for _, size, _ in self._scan())
         self._arriving = 0
         """Bytes of files that are not complete yet."""
+        self._parts = Parts(self._incoming, limit_bytes=store_bytes // SHARE)
 
     @property
     def used_bytes(self) -> int:
@@ -173,6 +189,10 @@ class BlobStore:
         """Those of `digests` that are not here, in their order."""
         return [digest for digest in digests if not self.has(digest)]
 
+    def get_begun(self, digests: Iterable[bytes]) -> dict[bytes, int]:
+        """How many bytes are here of those that somebody could go on with."""
+        return self._parts.get_sizes(digests)
+
     def read(self, digest: bytes, *, limit_bytes: int) -> bytes:
         """The bytes of a small blob; raises InvalidRequest if it is missing or larger."""
         try:
@@ -188,16 +208,27 @@ class BlobStore:
             )
         return data
 
-    async def write(self, digest: bytes, chunks: AsyncIterable[bytes], *, limit_bytes: int) -> None:
-        """Take a blob from a stream.
+    async def write(
+        self, digest: bytes, chunks: AsyncIterable[bytes], *, limit_bytes: int, begun: int = 0
+    ) -> None:
+        """Take a blob from a stream, which leaves out the first `begun` bytes: they are here.
 
-        Raises InvalidRequest (too-large, store-full, bad-digest) or StoreError, and whatever
-        `chunks` raises; then nothing is left behind.
+        Raises InvalidRequest (too-large, store-full, bad-digest, part-lost) or StoreError, and
+        whatever `chunks` raises.  Then nothing is left behind, but of a stream that raises
+        BrokenOff a part to go on with.
         """
         size = 0
         file = _open_incoming(self._folder)
         pieces = _Pieces(file)
         try:
+            if begun:
+                with _storing():
+                    self._parts.take(digest, begun, Path(file.name))
+                file = _reopen(file)
+                pieces = _Pieces(file)
+                self._arriving += begun
+                size = begun
+                await asyncio.to_thread(pieces.resume)
             async for chunk in chunks:
                 size += len(chunk)
                 self._arriving += len(chunk)
@@ -212,6 +243,11 @@ class BlobStore:
                 )
             if await asyncio.to_thread(_settle, file, self.get_path(digest)):
                 self._used += size
+        except BrokenOff:
+            await pieces.rest()
+            with _storing():
+                self._parts.keep(file, digest)
+            raise
         finally:
             try:
                 await pieces.rest()
@@ -222,6 +258,8 @@ class BlobStore:
     def _validate_size(self, size_bytes: int, limit_bytes: int) -> None:
         if size_bytes > limit_bytes:
             raise InvalidRequest(f"the file has more than {limit_bytes} bytes", slug="too-large")
+        if self._used + self._arriving + self._parts.used_bytes > self._store_bytes:
+            self._parts.clear()
         if self._used + self._arriving > self._store_bytes:
             raise InvalidRequest(
                 f"this node keeps {self._store_bytes} bytes of files and is full",
@@ -247,7 +285,11 @@ class BlobStore:
         return count
 
     def sweep(self, keep: Collection[bytes], *, before: float) -> int:
-        """Remove blobs not in `keep` last written before `before` (seconds since the epoch)."""
+        """Remove blobs not in `keep` last written before `before` (seconds since the epoch).
+
+        Parts of that age go too, and are not counted.
+        """
+        self._parts.sweep(before=before)
         old = [
             digest for digest, _, written in self._scan() if written < before and digest not in keep
         ]

@@ -13,7 +13,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 
 from milepost_node.clock import read_monotonic
-from milepost_node.errors import InvalidRequest
+from milepost_node.errors import BrokenOff, InvalidRequest
 
 FREE_BYTES: Final = 64 * 1024
 """The beginning of every body is not counted: votes come through however many large ones wait."""
@@ -48,8 +48,8 @@ class BodyBudget:
 async def stream_body(request: Request, *, limit_bytes: int) -> AsyncIterator[bytes]:
     """The body in pieces.
 
-    Raises InvalidRequest: too-large as soon as it exceeds the limit, too-slow when it keeps us
-    waiting, bad-request if it ends before it is complete.
+    Raises InvalidRequest (too-large) as soon as it exceeds the limit, and BrokenOff: too-slow when
+    it keeps us waiting, bad-request if it ends before it is complete.
     """
     declared = request.headers.get("content-length", "0")
     pieces = request.stream()
@@ -70,13 +70,13 @@ async def stream_body(request: Request, *, limit_bytes: int) -> AsyncIterator[by
             _validate_size(size, limit_bytes)
             yield piece
     except TimeoutError as error:
-        raise InvalidRequest(
+        raise BrokenOff(
             f"only {size} bytes arrived in {waited:.0f} s or more; {SLOWEST_BYTES} per second are"
             " waited for",
             slug="too-slow",
         ) from error
     except ClientDisconnect as error:
-        raise InvalidRequest("the request ended before its body was complete") from error
+        raise BrokenOff("the request ended before its body was complete") from error
 
 
 async def read_body(request: Request, *, limit_bytes: int) -> bytes:

@@ -22,6 +22,10 @@ class InvalidRequest(InvalidInput):
         self.members = members
 
 
+class BrokenOff(InvalidRequest):
+    """A request whose body ended before it was complete; what came of it may be true."""
+
+
 class NodeError(Exception):
     """The world around the node failed.  `slug` names the explanation."""
 

@@ -42,6 +42,7 @@ STATUS: Final = {
     "too-slow": 408,
     "not-on-panel": 409,
     "not-served": 409,
+    "part-lost": 409,
     "registration-used": 409,
     "unknown-registration": 404,
     "unknown-submission": 404,

@@ -14,6 +14,7 @@ from milepost import api
 from milepost.errors import Refused, Unreachable
 from tests.support.fake_nodes import FakeNode, Reply, Request, always, running
 
+NOTHING: dict[str, object] = {"missing": [], "begun": {}}
 GOOD = {"node": "good", "height": 7}
 
 
@@ -120,14 +121,20 @@ def test_work_on_one_node_starts_again_on_the_next() -> None:
     calls: list[str] = []
 
     def answer(request: Request) -> Reply:
-        return Reply(200, {"missing": []}) if request.method == "POST" else Reply(500, {})
+        return (
+            Reply(200, {"missing": [], "begun": {}}) if request.method == "POST" else Reply(500, {})
+        )
 
     def work(node: api.Node) -> int:
         calls.append(node.url)
-        assert node.missing([bytes(32)]) == set()
+        assert node.missing([bytes(32)]) == {}
         return int(node.get("/v1/status")["height"])
 
-    with asking(answer, always(200, {**GOOD, "missing": []})) as (client, (first, second), _):
+    with asking(answer, always(200, {**GOOD, **NOTHING})) as (
+        client,
+        (first, second),
+        _,
+    ):
         assert client.attempt(work) == 7
         assert calls == [first.url, second.url]
 
@@ -150,7 +157,16 @@ def test_blobs_are_streamed_with_their_length(tmp_path: Path) -> None:
     assert len(sent) == 3
 
 
-@pytest.mark.parametrize("answer", [{}, {"missing": 7}, {"missing": ["zz"]}, {"missing": [None]}])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"missing": [], "begun": 7},
+        {"missing": [], "begun": {"zz": 1}},
+        {"missing": [], "begun": {"00": None}},
+        *({"missing": missing, "begun": {}} for missing in (7, ["zz"], [None])),
+    ],
+)
 def test_nonsense_about_missing_blobs_is_a_failure_of_the_node(answer: object) -> None:
     with asking(always(200, answer)) as (client, (fake,), _), pytest.raises(api.NodeFailed):
         client.node(fake.url).missing([bytes(32)])

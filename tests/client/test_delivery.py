@@ -92,7 +92,8 @@ class Script:
             return Reply(200, {"members": self.chain.list_members()})
         if path == "/v1/blobs/missing":
             asked = json.loads(request.body)["digests"]
-            return Reply(200, {"missing": [each for each in asked if each not in self.blobs]})
+            missing = [each for each in asked if each not in self.blobs]
+            return Reply(200, {"missing": missing, "begun": {}})
         if request.method == "PUT":
             name = path.rpartition("/")[2]
             assert hashlib.sha256(request.body).hexdigest() == name

@@ -308,7 +308,7 @@ def test_a_node_refuses_what_a_cheat_sends_and_keeps_nothing(
         node = client.node(net.homes[1].url)
         with pytest.raises(Refused) as caught:
             deliver(node, spoilt, claim, sign(net, claim))
-        assert node.missing([claim.manifest]) == {claim.manifest}
+        assert node.missing([claim.manifest]) == {claim.manifest: 0}
     assert caught.value.slug == slug
     assert_all_healthy(net)
 

@@ -65,6 +65,51 @@ def test_files_are_sent_over_several_connections_at_once(tmp_path: Path) -> None
     assert len(node.requests) == CONNECTIONS
 
 
+def test_what_the_node_has_of_a_file_is_not_sent_again(tmp_path: Path) -> None:
+    blobs = make_blobs(tmp_path, 2)
+    begun = {digest: 40 + number for number, digest in enumerate(blobs)}
+    heard: list[int] = []
+    with running(lambda request: Reply(201, {})) as (node,), Client([node.url]) as client:
+        upload(client.node(node.url), blobs, heard.append, begun=begun)
+    sent = {request.path: request.body for request in node.requests}
+    for number, (digest, (content, _)) in enumerate(blobs.items()):
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        assert sent[f"/v1/blobs/{digest.hex()}?from={40 + number}"] == data[40 + number :]
+    assert sum(heard) == sum(size for _, size in blobs.values()) - 81
+
+
+@pytest.mark.parametrize("slug", ["part-lost", "bad-digest"])
+def test_a_lost_or_wrong_beginning_is_sent_after_all(tmp_path: Path, slug: str) -> None:
+    def refuse_parts(request: Request) -> Reply:
+        if "?from=" in request.path:
+            return Reply(409, {"type": f"/problems/{slug}", "detail": "not here"})
+        return take(request)
+
+    blobs = make_blobs(tmp_path, 3)
+    first = next(iter(blobs))
+    with running(refuse_parts) as (node,), Client([node.url]) as client:
+        upload(client.node(node.url), blobs, begun={first: 5})
+    whole = [request.path for request in node.requests if "?" not in request.path]
+    assert sorted(whole) == sorted(f"/v1/blobs/{digest.hex()}" for digest in blobs)
+
+
+@pytest.mark.parametrize(
+    ("slug", "begun"), [("bad-digest", 0), ("store-full", 5)], ids=["whole", "other"]
+)
+def test_other_refusals_are_not_tried_again(tmp_path: Path, slug: str, begun: int) -> None:
+    def refuse(request: Request) -> Reply:
+        return Reply(409, {"type": f"/problems/{slug}", "detail": "no"})
+
+    blobs = make_blobs(tmp_path, 1)
+    with (
+        running(refuse) as (node,),
+        Client([node.url]) as client,
+        pytest.raises(Refused) as caught,
+    ):
+        upload(client.node(node.url), blobs, begun=dict.fromkeys(blobs, begun))
+    assert (caught.value.slug, len(node.requests)) == (slug, 1)
+
+
 @pytest.mark.parametrize(
     ("reply", "error"),
     [(Reply(507, {"detail": "full"}), NodeFailed), (Reply(413, {"detail": "large"}), Refused)],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -113,6 +116,31 @@ async def test_a_file_that_trickles_in_leaves_nothing_behind(stage: Stage) -> No
     incoming = stage.node.settings.home / "blobs" / "incoming"
     assert list(incoming.iterdir()) == []
     assert stage.node.blobs.used_bytes == 0
+
+
+async def test_a_file_that_is_cut_off_is_gone_on_with(stage: Stage) -> None:
+    data = random.Random(7).randbytes(3 * 2**20)
+    name = hashlib.sha256(data).hexdigest()
+    head = f"PUT /v1/blobs/{name} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(head.encode() + data[: 2 * 2**20])
+    await writer.drain()
+    await asyncio.sleep(0)
+    writer.close()
+    parts = stage.node.blobs
+    await wait_until(lambda: bool(parts.get_begun([bytes.fromhex(name)])), "a part")
+    question = json.dumps({"digests": [name]}).encode()
+    answer = await stage.say(make_request("POST", "/v1/blobs/missing", question))
+    count = json.loads(answer.data.partition(b"\r\n\r\n")[2])["begun"][name]
+    assert 2**20 <= count <= 2 * 2**20
+    late = await stage.say(make_request("PUT", f"/v1/blobs/{name}?from={count + 1}", b""))
+    assert (late.status, b"/problems/part-lost" in late.data) == (409, True)
+    rest = make_request("PUT", f"/v1/blobs/{name}?from={count}", data[count:])
+    assert (await stage.say(rest)).status == 201
+    assert stage.node.blobs.get_path(bytes.fromhex(name)).read_bytes() == data
+    for wrong in ("-1", "x", str(2**63)):
+        answer = await stage.say(make_request("PUT", f"/v1/blobs/{name}?from={wrong}", b""))
+        assert answer.status == 422, wrong
 
 
 async def test_large_bodies_may_follow_each_other_on_a_kept_connection(stage: Stage) -> None:

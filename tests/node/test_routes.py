@@ -143,9 +143,15 @@ async def test_submission_block_and_proof(cluster: Cluster, client: httpx.AsyncC
 
 async def test_blobs_go_in_and_out(client: httpx.AsyncClient) -> None:
     question = {"digests": [DIGEST]}
-    assert (await client.post("/v1/blobs/missing", json=question)).json() == {"missing": [DIGEST]}
+    assert (await client.post("/v1/blobs/missing", json=question)).json() == {
+        "missing": [DIGEST],
+        "begun": {},
+    }
     assert (await client.put(f"/v1/blobs/{DIGEST}", content=DATA)).status_code == 201
-    assert (await client.post("/v1/blobs/missing", json=question)).json() == {"missing": []}
+    assert (await client.post("/v1/blobs/missing", json=question)).json() == {
+        "missing": [],
+        "begun": {},
+    }
     answer = await client.get(f"/v1/blobs/{DIGEST}")
     assert answer.content == DATA
     head = await client.head(f"/v1/blobs/{DIGEST}")

@@ -37,9 +37,11 @@ class SubmitPrinter(Observer):
             f" {manifest.size_bytes / 1e6:.1f} MB in {len(manifest.files)} files"
         )
 
-    def on_upload(self, *, files: int, missing: int, size_bytes: int) -> None:
+    def on_upload(self, *, files: int, missing: int, begun: int, size_bytes: int) -> None:
         there = files - missing
-        note = f" ({there} were there already)" if there else ""
+        said = [f"{there} were there already"] if there else []
+        said += [f"{begun} in part"] if begun else []
+        note = f" ({', '.join(said)})" if said else ""
         output.tell(f"Uploading    {size_bytes / 1e6:.1f} MB in {missing} files{note}")
         self._upload.start(size_bytes)
 

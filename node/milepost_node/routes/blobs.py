@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import FileResponse, Response
 
 from milepost_node.blobs import parse_digest
@@ -32,7 +32,7 @@ _decoder = msgspec.json.Decoder(Question)
 
 @router.post("/missing", response_class=JsonAnswer)
 async def post_missing(request: Request) -> Response:
-    """Those of the named files that this node does not have."""
+    """Those of the named files that this node does not have, and how much it has of them."""
     body = await read_body(request, limit_bytes=MAX_QUESTION_BYTES)
     try:
         question = _decoder.decode(body)
@@ -44,17 +44,27 @@ async def post_missing(request: Request) -> Response:
             slug="too-large",
         )
     digests = [parse_digest(text) for text in question.digests]
-    missing = await run_aside(request, get_node(request).blobs.get_missing, digests)
-    return JsonAnswer({"missing": [digest.hex() for digest in missing]})
+    blobs = get_node(request).blobs
+    missing = await run_aside(request, blobs.get_missing, digests)
+    begun = {digest.hex(): size for digest, size in blobs.get_begun(missing).items()}
+    return JsonAnswer({"missing": [digest.hex() for digest in missing], "begun": begun})
 
 
 @router.put("/{name}", status_code=201, response_class=JsonAnswer)
-async def put_blob(request: Request, name: str) -> Response:
-    """Store a file; it must be exactly the one that its name says."""
+async def put_blob(
+    request: Request,
+    name: str,
+    begun: Annotated[int, Query(alias="from", ge=0, lt=2**63)] = 0,
+) -> Response:
+    """Store a file; it must be exactly the one that its name says.
+
+    With `from`, the body goes on at that byte of a file whose beginning is here.
+    """
     node = get_node(request)
     digest = parse_digest(name)
     limit = node.settings.limits.blob_bytes
-    await node.blobs.write(digest, stream_body(request, limit_bytes=limit), limit_bytes=limit)
+    body = stream_body(request, limit_bytes=limit)
+    await node.blobs.write(digest, body, limit_bytes=limit, begun=begun)
     return JsonAnswer({"stored": name}, status_code=201)
 
 
