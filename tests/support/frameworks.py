@@ -42,3 +42,12 @@ def run_with(
         timeout=TIMEOUT_SECONDS,
         check=False,
     )
+
+
+def assert_refused(said: dict[str, str], words: dict[str, str]) -> None:
+    """Every attempt named in `words` was refused, in a sentence with that word, and no other."""
+    for name, word in words.items():
+        text = said.pop(name)
+        assert text.startswith("RecordingError"), text
+        assert word in text
+    assert not said
