@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +32,16 @@ from milepost_ml.keras_training.device import configure_tensorflow, load_keras
 from milepost_ml.keras_training.device_class import compute_device_class
 from milepost_ml.keyed import Order, make_seed
 from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
-from milepost_ml.run_folder import Begun, Progress, begin_folder, get_now, make_folder
+from milepost_ml.recording import Recording, make_say
+from milepost_ml.run_folder import (
+    Begun,
+    Progress,
+    begin_folder,
+    claim_folder,
+    get_now,
+    make_folder,
+)
 from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
-from milepost_ml.scribe import Scribe
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.snapshots import TensorSpec
 from milepost_ml.updates import Group
@@ -83,15 +89,15 @@ class KerasRun:
         self.folder: Path | None = None
         """Where the record is written; known once `fit` has begun."""
         self._name, self._every, self._parent = name, every, Path(folder)
-        self._quiet = quiet
+        self._say = make_say(quiet=quiet)
         self._arrays: tuple[Array, ...] = ()
         self._batch_size = self._epoch_steps = 0
         self._order: Order | None = None
-        self._record: tuple[Scribe, KerasTracker] | None = None
+        self._record: tuple[Recording, KerasTracker] | None = None
         self._check = RunningCheck() if selfcheck else None
-        self._stopped = self._finished = False
         self._steps = 0
-        self._spent = self._trained = 0.0
+        """At which step `fit` stands, recorded or not."""
+        self._spent = 0.0
 
     def dataset(self, x: Any, y: Any, *, batch_size: int) -> Any:
         """The data for `fit`: batches in the order of the run, an epoch after the other.
@@ -131,20 +137,18 @@ class KerasRun:
 
         Returns the run's folder.
         """
-        if self._record is None or self.folder is None:
+        if self._record is None:
             raise RecordingError("run.finish() before model.fit(): nothing was recorded")
-        if self._finished:
-            return self.folder
-        scribe, tracker = self._record
-        self._finished = True
-        tracker.model.train_function = None
-        scribe.close()
-        self._raise_error()
-        if not self._steps:
-            raise RecordingError("the run ended before its first step; nothing was recorded")
-        if not self._stopped:
-            self._complete(scribe, tracker)
-        return self.folder
+        recording, tracker = self._record
+        if not recording.finished:
+            tracker.model.train_function = None
+            if self._ends_epoch and not (recording.stopped or tracker.is_unchanged()):
+                self._say(
+                    "warning: the model was changed after its last step (restore_best_weights?);"
+                    " the record ends with the weights of the last step"
+                )
+            recording.finish(seconds=self._spent + tracker.seconds)
+        return recording.folder
 
     # Before the first step -----------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class KerasRun:
         """`fit` begins, for the first time or again."""
         if self._order is None:
             raise RecordingError("fit needs the run's own data: model.fit(run.dataset(x, y, ...))")
-        if self._finished:
+        if self._record is not None and self._record[0].finished:
             raise RecordingError("the run is finished; make another for another fit")
         planned = self._steps + self._epoch_steps * int(plan.get("epochs") or 1)
         validate_plan(
@@ -211,7 +215,7 @@ class KerasRun:
             raise RecordingError(str(error), slug=error.slug) from error
         return recipe
 
-    def _open_record(self, tracker: KerasTracker, planned: int) -> Scribe:
+    def _open_record(self, tracker: KerasTracker, planned: int) -> Recording:
         """Make the folder and write what is known so far; raises OSError."""
         recipe = self._declare(tracker)
         start = tracker.get_start()
@@ -244,19 +248,23 @@ class KerasRun:
         root = compute_dataset_root(record_digests).hex()
         begun = Begun(recipe, planned, rates=(), dataset_root=root, registration="", parent="")
         self.folder = make_folder(self._parent, self._name)
+        claim_folder(self.folder)
         begin_folder(self.folder, begun, data=data, start=start, about=about)
-        scribe = Scribe(
+        recording = Recording(
             self.folder,
             recipe,
             progress=Progress(start),
             record_digests=record_digests,
             about=about,
+            planned=0,
+            check=self._check,
+            say=self._say,
         )
         self._say(
             f"recording {self._name} to {self.folder}, a milepost every {self._every} steps, with"
             f" profile {CLASS}: TensorFlow computes on one thread with deterministic operators"
         )
-        return scribe
+        return recording
 
     # During training -----------------------------------------------------------------------------
 
@@ -264,20 +272,20 @@ class KerasRun:
         """What `fit` calls for every step."""
         given = next(iterator)
         assert self._record is not None
-        scribe, tracker = self._record
+        recording, tracker = self._record
         try:
-            return self._do_step(given, scribe, tracker)
+            return self._do_step(given, recording, tracker)
         except RecordingError:
             tracker.model.train_function = None
             raise
 
-    def _do_step(self, given: Any, scribe: Scribe, tracker: KerasTracker) -> dict[str, Any]:
+    def _do_step(self, given: Any, recording: Recording, tracker: KerasTracker) -> dict[str, Any]:
         assert self._order is not None
         begin = time.perf_counter()
         records = self._order.get_indices(self._steps)
         rows = [array[records] for array in self._arrays]
         validate_batch(given, rows, self._steps)
-        if self._steps % self._epoch_steps == 0 and not tracker.is_unchanged():
+        if self._ends_epoch and not tracker.is_unchanged():
             raise RecordingError(
                 f"weights, buffers or the optimizer's state were changed before step {self._steps}"
                 " by something other than the optimizer (another callback, load_weights?). A"
@@ -285,68 +293,21 @@ class KerasRun:
                 slug="undeclared-change",
             )
         self._spent += time.perf_counter() - begin
-        take = None if self._stopped else scribe.take
+        take = None if recording.stopped else recording.take
         step, logs = tracker.run(self._steps, records, rows, take)
         begin = time.perf_counter()
         self._steps += 1
-        if self._steps % self._epoch_steps == 0:
+        if self._ends_epoch:
             tracker.remember()
-        if step is not None:
-            self._trained += step.seconds
-            scribe.put(step)
-            self._raise_error()
-            self._poll_check(scribe)
         self._spent += time.perf_counter() - begin
+        if step is not None:
+            recording.put(step)
         return logs
 
-    def _raise_error(self) -> None:
-        """What the scribe met: the disk's errors stop the record, all others the run."""
-        assert self._record is not None
-        error = self._record[0].error
-        if isinstance(error, OSError):
-            if not self._stopped:
-                self._stopped = True
-                self._say(
-                    f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
-                    f" {error.strerror or error}. Training goes on without it"
-                )
-        elif error is not None:
-            raise error
-
-    # Self-check and end --------------------------------------------------------------------------
-
-    def _poll_check(self, scribe: Scribe) -> None:
-        """Start the self-check when interval 0 is on disk; say what it found once it is done."""
-        if self._check is not None and scribe.intervals:
-            assert self.folder is not None
-            self._say(self._check.poll(self.folder))
-
-    def _complete(self, scribe: Scribe, tracker: KerasTracker) -> None:
-        try:
-            recipe = scribe.finish()
-            self._poll_check(scribe)
-            if self._check is not None:
-                self._say(self._check.wait())
-            scribe.write_complete()
-        except OSError as error:
-            scribe.error = error
-            self._raise_error()
-            return
-        if self._steps % self._epoch_steps == 0 and not tracker.is_unchanged():
-            self._say(
-                "warning: the model was changed after its last step (restore_best_weights?); the"
-                " record ends with the weights of the last step"
-            )
-        share = 100 * (self._spent + tracker.seconds) / max(self._trained, 1e-9)
-        self._say(
-            f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {self.folder};"
-            f" recording took {share:.1f} % of the time."
-            f" Next: milepost submit {self.folder}"
-        )
-
-    def _say(self, text: str | None) -> None:
-        if text is not None and not self._quiet:
-            print(f"milepost: {text}", file=sys.stderr, flush=True)
+    @property
+    def _ends_epoch(self) -> bool:
+        """Whether `fit` stands between two epochs, where its callbacks may have done anything."""
+        return self._steps % self._epoch_steps == 0
 
 
 def _prepare() -> None:
