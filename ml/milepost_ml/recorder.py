@@ -23,9 +23,10 @@ from typing import Any, Unpack
 import torch
 
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.beginning import Beginning, Origin
+from milepost_ml.beginning import Beginning, Origin, choose_start
 from milepost_ml.budget import set_stride
-from milepost_ml.declaration import Schedule, choose_start, declare, validate_rates
+from milepost_ml.declaration import Schedule, declare, foresee_rates
+from milepost_ml.device import describe_environment
 from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
 from milepost_ml.feed import Feed, Planned
@@ -37,6 +38,7 @@ from milepost_ml.recording import Recording, make_say
 from milepost_ml.registration import ParentModel, Register
 from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.residual import read_tolerance
+from milepost_ml.restoring import advance_schedule, get_arrays, restore_optimizer, set_arrays
 from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.subject import make_subject, require_subject
@@ -113,10 +115,8 @@ class Run:
             registered=register is not None,
             seeded=seed is not None,
         )
-        self._origin = Origin(parent, register, schedule)
+        self._origin, self._schedule = Origin(parent, register), schedule
         self._stride, self._resume, self._seeded = stride, resume, seed is not None
-        self._rates: list[tuple[float, ...]] = []
-        """The learning rates of every step, of a registered run."""
         self._say = make_say(quiet=quiet)
         self._check = RunningCheck(other_threads=self._tolerance_ppb > 0) if selfcheck else None
         self.arithmetic: Session | None = None
@@ -180,15 +180,27 @@ class Run:
         )
         stride = beginning.choose_stride(self._stride, every=self._every)
         recipe = set_stride(recipe, stride, model=model, loss=loss, data=tensors, profile=profile)
-        recipe = beginning.settle(recipe, optimizer, record_digests, steps)
-        beginning.set_weights(model, recipe)
-        self.seed, self._rates = recipe.seed_bytes, beginning.rates
+        recipe = beginning.settle(
+            recipe,
+            record_digests,
+            steps,
+            lambda: foresee_rates(self._schedule, optimizer, steps),
+        )
+        set_arrays(model, beginning.find_weights(recipe, lambda: get_arrays(model)))
+        self.seed = recipe.seed_bytes
         arithmetic = Session(profile, model, optimizer, loop.ema)
         try:
             watch = StateWatch(recipe, model, optimizer, profile, loop.ema)
-            # After the watch, which begins the averages.
-            beginning.set_optimizer(optimizer, model, profile, loop.ema)
-            opened = beginning.open(watch.get_start, arrays, profile)
+            if beginning.progress is not None:
+                # After the watch, which begins the averages.
+                restore_optimizer(optimizer, model, beginning.progress, profile, loop.ema)
+                advance_schedule(self._schedule, optimizer, beginning.progress)
+            opened = beginning.open(
+                watch.get_start,
+                arrays,
+                environment=describe_environment(recipe.device_class),
+                note=profile.note,
+            )
             self.folder, self.first_step = opened.folder, opened.progress.steps
             recording = Recording(
                 self.folder,
@@ -196,7 +208,7 @@ class Run:
                 progress=opened.progress,
                 record_digests=record_digests,
                 about=opened.about,
-                planned=len(self._rates),
+                rates=beginning.rates,
                 check=self._check,
                 say=self._say,
             )
@@ -289,8 +301,6 @@ class Run:
         step = None if recording.stopped else tracker.end()
         if step is None:
             return
-        if self._rates:
-            validate_rates(recording.steps, step.rates, self._rates[recording.steps])
         recording.put(step)
         if recording.stopped:
             tracker.detach()

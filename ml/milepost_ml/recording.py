@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from milepost_ml.errors import RecordingError
+from milepost_ml.rates import validate_rates
 from milepost_ml.recipe import Recipe
 from milepost_ml.registration import Say, summarize
 from milepost_ml.run_folder import Progress, release_folder
@@ -42,18 +43,18 @@ class Recording:
         progress: Progress,
         record_digests: Sequence[bytes],
         about: Mapping[str, object],
-        planned: int,
+        rates: Sequence[tuple[float, ...]],
         check: RunningCheck | None,
         say: Say,
     ) -> None:
-        """The arguments of a `Scribe`; `planned` steps were registered, 0 if the run is not."""
+        """The arguments of a `Scribe`; `rates`, of every step, if the run is registered."""
         self.folder = folder
         self.steps = progress.steps
         """How many were handed over, by whatever process."""
         self.stopped = False
         """Whether the record was given up, while training may go on."""
         self.finished = False
-        self._planned, self._check, self._say = planned, check, say
+        self._rates, self._check, self._say = rates, check, say
         self._spent = self._trained = 0.0
         self._scribe = Scribe(
             folder, recipe, progress=progress, record_digests=record_digests, about=about
@@ -66,6 +67,8 @@ class Recording:
     def put(self, step: RecordedStep) -> None:
         """A step was done; raises RecordingError if the record cannot hold what training gave."""
         begin = time.perf_counter()
+        if self._rates:
+            validate_rates(self.steps, step.rates, self._rates[self.steps])
         self._scribe.put(step)
         self.steps += 1
         self._trained += step.seconds
@@ -107,7 +110,7 @@ class Recording:
             self._give_up(error)
             return
         share = (self._spent + seconds) / max(self._trained, 1e-9)
-        self._say(summarize(recipe, self.folder, planned=self._planned, share=share))
+        self._say(summarize(recipe, self.folder, planned=len(self._rates), share=share))
 
     def _raise_error(self) -> None:
         """What the scribe met stops the record; only a refusal stops the run as well."""
