@@ -228,8 +228,8 @@ def test_settings_and_data_are_checked_first(tmp_path: Path) -> None:
         make_run(tmp_path, profile="exact")
     with pytest.raises(RecordingError, match="cannot be called"):
         KerasRun("a/b", every=1)
-    with pytest.raises(RecordingError, match="register= is for models of PyTorch"):
-        milepost.Run("digits", every=1, register=True)
+    with pytest.raises(RecordingError, match="loss= is for models of PyTorch"):
+        milepost.Run("digits", every=1, loss=my_loss)
     for data in ((images, targets[:3]), (iter(()), targets), (images.astype("S3"), targets)):
         with pytest.raises(RecordingError) as caught:
             make_run(tmp_path).dataset(*data, batch_size=BATCH)

@@ -20,16 +20,15 @@ import pytest
 import torch
 from torch import nn
 
-from milepost_consensus.crypto import compute_digest
 from milepost_ml.admission import build_submit
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import BEGUN, GRADIENTS, JOURNAL, MODEL, RUN, get_snapshot_name
 from milepost_ml.recorder import Run
-from milepost_ml.registration import Registered, Request, Say
 from milepost_ml.replay import retrace_recorded
 from milepost_ml.snapshots import read_tensors
 from tests.support.crashes import assert_same_record, copy_running
 from tests.support.models import make_model, make_task
+from tests.support.registering import Network
 
 STEPS, EVERY = 13, 4
 
@@ -256,22 +255,11 @@ def test_a_resumed_run_may_end_where_it_stands(tmp_path: Path) -> None:
     assert_same_record(whole, train(ended.parent, resume=True, steps=12))
 
 
-class Network:
-    """Stands for the network: counts registrations."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, request: Request, say: Say) -> Registered:
-        self.count += 1
-        return Registered(b"r" * 32, compute_digest("test", b"seed"), self.count, 7)
-
-
 def test_a_registered_run_keeps_its_registration(tmp_path: Path) -> None:
     network = Network()
     whole = train(tmp_path / "whole", register=network, after=photograph(tmp_path))
     resumed = train(tmp_path / "9", register=network, resume=True)
-    assert network.count == 1
+    assert len(network.requests) == 1
     assert_same_record(whole, resumed)
     assert build_submit(resumed)[0].registration == b"r" * 32
     with pytest.raises(RecordingError, match="registration is none"):

@@ -59,7 +59,7 @@ def _follow(layer: Any, weight: str, shape: Shape) -> Distribution | None:
     short = weight.rpartition(".")[2]
     key = _KEYS.get(type(layer).__name__, {}).get(short, short)
     initializer = layer.get_config()[f"{key}_initializer"]
-    if initializer["module"] != "keras.initializers":
+    if initializer.get("module") != "keras.initializers":  # a function has none
         return None
     rule = _RULES.get(initializer["class_name"])
     return rule(initializer["config"], shape) if rule is not None else None
