@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def get_arrays(model: torch.nn.Module) -> dict[str, Array]:
-    """The tensors of a model, as views."""
-    return {name: tensor.detach().numpy() for name, tensor in _get_tensors(model).items()}
+    """The tensors of a model; views where it is in memory."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in _get_tensors(model).items()}
 
 
 def set_arrays(model: torch.nn.Module, values: Mapping[str, Array]) -> None:

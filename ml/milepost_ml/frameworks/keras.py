@@ -145,7 +145,7 @@ class KerasRun:
         """The callback that records, for `fit`; it may go on over several calls of `fit`."""
         keras, run = load_keras().keras, self
 
-        class Recording(keras.callbacks.Callback):  # type: ignore[name-defined]
+        class RunCallback(keras.callbacks.Callback):  # type: ignore[name-defined]
             """Takes over the training function while `fit` runs."""
 
             def on_train_begin(self, logs: Any = None) -> None:
@@ -157,7 +157,7 @@ class KerasRun:
             def on_train_end(self, logs: Any = None) -> None:
                 _let_go(self.model)
 
-        return Recording()
+        return RunCallback()
 
     def finish(self) -> Path:
         """End the run: write what is left, wait for the self-check, mark the record complete.
