@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from milepost import bundle
 from milepost.api import Client
@@ -17,6 +17,7 @@ from milepost_ml import recorder
 from milepost_ml.declaration import Model, Optimizer, Options
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import MODEL
+from milepost_ml.loop import LoopOptions
 from milepost_ml.registration import ParentModel
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _ADAPTED = frozenset({"lightning", "transformers"})
 """Whoever imported one of these trains with it, whatever else is loaded."""
-_TORCH_ONLY = frozenset({"initial", "key", "loss", "parent", "register", "schedule"})
+_TORCH_ONLY = frozenset({"loss", "stride", "tolerance", *LoopOptions.__annotations__})
 
 
 class Run(recorder.Run):
@@ -55,11 +56,12 @@ class Run(recorder.Run):
             odd = sorted(_TORCH_ONLY & set(options))
             if odd:
                 raise RecordingError(
-                    f"{odd[0]}= is for models of PyTorch; runs of Keras models start from the"
-                    " weights that the model has, and are not registered",
+                    f"{odd[0]}= is for models of PyTorch; a Keras model says in compile what loss"
+                    " and optimizer do",
                     slug="unsupported-framework",
                 )
-            return KerasRun(name, **options)
+            chosen = (options.pop(what, None) for what in ("register", "parent", "key"))
+            return KerasRun(name, **find_origin(*chosen), **options)
         return super().__new__(cls)
 
     def __init__(
@@ -77,8 +79,7 @@ class Run(recorder.Run):
             name,
             model,
             optimizer,
-            parent=find_parent(parent, register or True) if parent is not None else None,
-            register=Registrar(register, key=key) if register else None,
+            **find_origin(register, parent, key),
             **options,
         )
 
@@ -118,6 +119,23 @@ def needed(extra: str) -> Iterator[None]:
             f"this adapter needs {error.name}, which is not installed here. Install it:"
             f" pip install 'milepost[{extra}]'"
         ) from error
+
+
+class Origin(TypedDict):
+    """Where a run comes from, as the recorder takes it."""
+
+    parent: ParentModel | None
+    register: Registrar | None
+
+
+def find_origin(
+    register: str | Path | bool | None, parent: str | Path | None, key: str | Path | None
+) -> Origin:
+    """See `Run`; raises as `find_parent`."""
+    return Origin(
+        parent=find_parent(parent, register or True) if parent is not None else None,
+        register=Registrar(register, key=key) if register else None,
+    )
 
 
 def find_parent(parent: str | Path, network: str | Path | bool) -> ParentModel:

@@ -1,28 +1,23 @@
 """Begins a record, or takes up one that was begun and not finished.
 
-A run that is taken up must be the same one: data, recipe, seed and origin.  Then model and
-optimizer get the state of its last snapshot and the schedule the step it stood at; batches and
-random numbers follow from the seed, so every later step has the bits it would have had.
+A run that is taken up must be the same one: data, recipe, seed and origin.  Then whoever trains
+gives model and optimizer the state of its last snapshot and the schedule the step it stood at;
+batches and random numbers follow from the seed, so every later step has the bits it would have had.
+No framework is loaded here.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import torch
-from torch.optim.lr_scheduler import LRScheduler
 
-from milepost_ml.arithmetic.profiles import Profile
-from milepost_ml.averages import EMA
-from milepost_ml.declaration import Schedule, compress_rates, foresee_rates, format_rates
-from milepost_ml.device import describe_environment
-from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX, compute_dataset_root
+from milepost_ml.digests import compute_dataset_root, split_state
 from milepost_ml.errors import RecordingError
-from milepost_ml.preflight import read_rates
+from milepost_ml.initial import Distribution, Given, Initial, Parent
+from milepost_ml.rates import compress_rates
 from milepost_ml.recipe import Recipe, set_rates
 from milepost_ml.registration import (
     ParentModel,
@@ -44,8 +39,8 @@ from milepost_ml.run_folder import (
     make_folder,
     restore_progress,
 )
-from milepost_ml.starting import set_derived, set_parent
-from milepost_ml.updates import AVERAGE, Rates, expand_rates
+from milepost_ml.starting import compute_derived, read_parent
+from milepost_ml.updates import Rates
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -56,7 +51,6 @@ class Origin(NamedTuple):
 
     parent: ParentModel | None
     register: Register | None
-    schedule: Schedule | None
 
 
 class Opened(NamedTuple):
@@ -68,14 +62,42 @@ class Opened(NamedTuple):
     """What run.json says besides progress."""
 
 
+def choose_start(
+    initial: Mapping[str, Distribution] | None,
+    *,
+    continued: bool,
+    registered: bool,
+    seeded: bool,
+) -> Mapping[str, Distribution] | Initial:
+    """What the tensors of a run start from: a parent's, derived from the seed, or as they are.
+
+    Raises RecordingError (bad-plan) for options that exclude each other.
+    """
+    if registered and seeded:
+        raise RecordingError(
+            "seed= and register= exclude each other: the network gives a registered run its seed",
+            slug="bad-plan",
+        )
+    if continued:
+        if initial is not None:
+            raise RecordingError(
+                "initial= and parent= exclude each other: a run continues its parent's whole model",
+                slug="bad-plan",
+            )
+        return Parent()
+    if initial is not None:
+        return initial
+    return {} if registered else Given()
+
+
 class Beginning:
     """How one run begins; its methods are called in the order in which they stand here."""
 
     def __init__(self, name: str, parent: Path, origin: Origin, say: Say) -> None:
         self._name, self._parent, self._origin, self._say = name, parent, origin, say
         self._earlier: Unfinished | None = None
-        self._progress: Progress | None = None
-        """Where an earlier run goes on."""
+        self.progress: Progress | None = None
+        """Where an earlier run goes on; None where a new one starts."""
         self._registered: Registered | None = None
         self._begun: Begun | None = None
         self.rates: list[tuple[float, ...]] = []
@@ -109,18 +131,19 @@ class Beginning:
     def settle(
         self,
         recipe: Recipe,
-        optimizer: torch.optim.Optimizer,
         record_digests: Sequence[bytes],
         steps: int,
+        foresee: Callable[[], list[tuple[float, ...]]],
     ) -> Recipe:
         """Register the run, if it is to be; the recipe under its final seed.
 
-        Raises RecordingError (cannot-resume) if the earlier run was another one.
+        `foresee` gives the learning rates of all steps, one a group, without doing any.  Raises
+        RecordingError (cannot-resume) if the earlier run was another one.
         """
         parent, register = self._origin.parent, self._origin.register
         rates: tuple[Rates, ...] = ()
         if register is not None:
-            self.rates = foresee_rates(self._origin.schedule, optimizer, steps)
+            self.rates = foresee()
             rates = tuple(compress_rates(self.rates))
             complete = set_rates(recipe, steps, rates)
             self._registered = self._find_registered() or obtain_seed(
@@ -159,44 +182,41 @@ class Beginning:
                 " without resume=True",
                 slug="cannot-resume",
             )
-        self._progress = restore_progress(earlier)
+        self.progress = restore_progress(earlier)
 
-    def set_weights(self, model: torch.nn.Module, recipe: Recipe) -> None:
-        """Give the model the weights from which the run starts, or goes on."""
-        if self._progress is not None:
-            restore_model(model, self._progress)
-            return
+    def find_weights(
+        self, recipe: Recipe, get_present: Callable[[], Mapping[str, Array]]
+    ) -> Mapping[str, Array]:
+        """The tensors that the model has to be given before the run starts, or goes on.
+
+        `get_present` gives those that it has.  Raises RecordingError.
+        """
+        if self.progress is not None:
+            return split_state(self.progress.state)[0]
         if self._origin.parent is not None:
-            set_parent(model, self._origin.parent)
-        set_derived(model, recipe)
-
-    def set_optimizer(
-        self,
-        optimizer: torch.optim.Optimizer,
-        model: torch.nn.Module,
-        profile: Profile,
-        ema: EMA | None,
-    ) -> None:
-        """Give optimizer, averages and schedule the state with which the run goes on."""
-        if self._progress is not None:
-            restore_optimizer(optimizer, model, self._progress, profile, ema)
-            advance_schedule(self._origin.schedule, optimizer, self._progress)
+            return read_parent(self._origin.parent, get_present())
+        return compute_derived(recipe)
 
     def open(
         self,
         get_start: Callable[[], Mapping[str, Array]],
         data: Mapping[str, Array],
-        profile: Profile,
+        *,
+        environment: Mapping[str, object],
+        note: str,
     ) -> Opened:
-        """The folder of the run, made now unless it was there; raises OSError."""
+        """The folder of the run, made now unless it was there; raises OSError.
+
+        `note` says what the profile means for the training.
+        """
         assert self._begun is not None
         recipe, stride = self._begun.recipe, self._begun.recipe.steps_per_digest
-        if self._earlier is not None and self._progress is not None:
+        if self._earlier is not None and self.progress is not None:
             self._say(
-                f"resuming {self._earlier.folder} at step {self._progress.steps}, the last milepost"
+                f"resuming {self._earlier.folder} at step {self.progress.steps}, the last milepost"
                 " that is whole"
             )
-            return Opened(self._earlier.folder, self._progress, self._earlier.about)
+            return Opened(self._earlier.folder, self.progress, self._earlier.about)
         start = get_start()
         about = {
             "name": self._name,
@@ -208,7 +228,7 @@ class Beginning:
             "stride": stride,
             "seed": recipe.seed,
             "profile": recipe.profile,
-            "environment": describe_environment(recipe.device_class),
+            "environment": environment,
             **describe_origin(self._origin.parent, self._registered),
         }
         folder = make_folder(self._parent, self._name)
@@ -217,58 +237,6 @@ class Beginning:
         digests = f", a digest every {stride}" if stride > 1 else ""
         self._say(
             f"recording {self._name} to {folder}, a milepost every {recipe.steps_per_interval}"
-            f" steps{digests}, with profile {recipe.profile}: {profile.note}"
+            f" steps{digests}, with profile {recipe.profile}: {note}"
         )
         return Opened(folder, Progress(start), about)
-
-
-def restore_model(model: torch.nn.Module, progress: Progress) -> None:
-    """Give a model, in place, the weights and buffers of a snapshot."""
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(progress.state[MODEL_PREFIX + name]))
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    model: torch.nn.Module,
-    progress: Progress,
-    profile: Profile,
-    ema: EMA | None,
-) -> None:
-    """Give a fresh optimizer, and averages, the state of a snapshot, in the profile's types."""
-    parameters = dict(model.named_parameters())
-    for name, array in sorted(progress.state.items()):
-        if name.startswith(OPTIMIZER_PREFIX):
-            owner, _, slot = name.removeprefix(OPTIMIZER_PREFIX).rpartition(".")
-            tensor = torch.from_numpy(array.copy())
-            tensor = tensor.to(profile.get_dtype(tensor.dtype))
-            if slot == AVERAGE and ema is not None:
-                ema.averages[owner] = tensor
-            else:
-                optimizer.state[parameters[owner]][slot] = tensor
-
-
-def advance_schedule(
-    schedule: Schedule | None, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
-    """Bring a scheduler to the step at which a run goes on.
-
-    Raises RecordingError (cannot-resume) if it gives other learning rates than were recorded.
-    """
-    if not isinstance(schedule, LRScheduler):
-        return
-    steps = range(progress.steps)
-    recorded = zip(*(expand_rates(rates, steps) for rates in progress.rates), strict=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it steps before its optimizer
-        for step, rates in enumerate(recorded):
-            now = read_rates(optimizer)
-            if now != rates:
-                raise RecordingError(
-                    f"the run cannot be resumed: schedule= gives step {step} the learning rate"
-                    f" {format_rates(now)}, recorded was {format_rates(rates)}",
-                    slug="cannot-resume",
-                )
-            schedule.step()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from itertools import groupby
 from pathlib import Path
 from typing import Required
 
@@ -18,16 +16,17 @@ from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.capture import Captured, capture
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.graph import DTYPE_NAMES
-from milepost_ml.initial import Distribution, Given, Initial, Parent
+from milepost_ml.initial import Distribution, Initial
 from milepost_ml.initial_rules import choose_initial
 from milepost_ml.keyed import Order, compute_generator_seed
 from milepost_ml.loop import Loop, LoopOptions
 from milepost_ml.preflight import describe_optimizer, read_rates, validate_model
+from milepost_ml.rates import validate_foreseen
 from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
 from milepost_ml.registration import Say
 from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.snapshots import TensorSpec
-from milepost_ml.updates import Group, Rates, Settings
+from milepost_ml.updates import Group, Settings
 
 Model = torch.nn.Module
 Optimizer = torch.optim.Optimizer
@@ -173,34 +172,6 @@ def _capture(
     return profile, capture(model, loss, batch, generator_seed=generator_seed, profile=profile)
 
 
-def choose_start(
-    initial: Mapping[str, Distribution] | None,
-    *,
-    continued: bool,
-    registered: bool,
-    seeded: bool,
-) -> Mapping[str, Distribution] | Initial:
-    """What the tensors of a run start from: a parent's, derived from the seed, or as they are.
-
-    Raises RecordingError (bad-plan) for options that exclude each other.
-    """
-    if registered and seeded:
-        raise RecordingError(
-            "seed= and register= exclude each other: the network gives a registered run its seed",
-            slug="bad-plan",
-        )
-    if continued:
-        if initial is not None:
-            raise RecordingError(
-                "initial= and parent= exclude each other: a run continues its parent's whole model",
-                slug="bad-plan",
-            )
-        return Parent()
-    if initial is not None:
-        return initial
-    return {} if registered else Given()
-
-
 def foresee_rates(
     schedule: Schedule | None, optimizer: torch.optim.Optimizer, steps: int
 ) -> list[tuple[float, ...]]:
@@ -216,43 +187,12 @@ def foresee_rates(
         rates = _follow(schedule, optimizer, steps)
     else:
         rates = [_spread(rate, len(first)) for rate in schedule]
-    if len(rates) != steps or not all(
-        len(each) == len(first) and all(math.isfinite(rate) and rate >= 0 for rate in each)
-        for each in rates
-    ):
-        raise RecordingError(
-            f"schedule= gives {len(rates)} learning rates for {steps} steps; give one finite"
-            f" number of at least 0 for every step, or one for each of {len(first)} groups",
-            slug="bad-plan",
-        )
+    validate_foreseen(rates, steps=steps, groups=len(first))
     return rates
 
 
 def _spread(rate: float | Sequence[float], groups: int) -> tuple[float, ...]:
     return tuple(map(float, rate)) if isinstance(rate, Sequence) else (float(rate),) * groups
-
-
-def compress_rates(rates: Sequence[tuple[float, ...]]) -> list[Rates]:
-    """Rates by step as run lengths by group."""
-    return [
-        tuple((len(list(run)), rate) for rate, run in groupby(group))
-        for group in zip(*rates, strict=True)
-    ]
-
-
-def validate_rates(step: int, used: Sequence[float], registered: Sequence[float]) -> None:
-    """Raises RecordingError (not-registered-recipe) if a step used other rates than registered."""
-    if used != registered:
-        raise RecordingError(
-            f"step {step} used the learning rate {format_rates(used)}, registered was"
-            f" {format_rates(registered)}. Give the run its scheduler: schedule=",
-            slug="not-registered-recipe",
-        )
-
-
-def format_rates(rates: Sequence[float]) -> str:
-    """One step's learning rates for people."""
-    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def _follow(

@@ -17,16 +17,15 @@ def _require(condition: bool, what: str) -> None:
 
 
 class _Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What all of Keras's optimizers take; None leaves a thing out."""
+    """What all of Keras's optimizers take; None leaves a thing out.
+
+    Each tells with `get_slots` which tensors it keeps for every parameter.
+    """
 
     weight_decay: float | None
     clipnorm: float | None
     global_clipnorm: float | None
     clipvalue: float | None
-
-    def get_slots(self) -> tuple[str, ...]:
-        """The tensors that the optimizer keeps for every parameter."""
-        raise NotImplementedError
 
     def validate(self) -> None:
         """Raises InvalidRecord for settings that no optimizer of Keras takes."""

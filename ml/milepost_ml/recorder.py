@@ -15,8 +15,6 @@ can be noticed at once, and found by the self-check otherwise.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +23,10 @@ from typing import Any, Unpack
 import torch
 
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.beginning import Beginning, Origin
+from milepost_ml.beginning import Beginning, Origin, choose_start
 from milepost_ml.budget import set_stride
-from milepost_ml.declaration import Schedule, choose_start, declare, validate_rates
+from milepost_ml.declaration import Schedule, declare, foresee_rates
+from milepost_ml.device import describe_environment
 from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
 from milepost_ml.feed import Feed, Planned
@@ -35,12 +34,12 @@ from milepost_ml.initial import Distribution
 from milepost_ml.keyed import make_seed
 from milepost_ml.loop import LoopOptions
 from milepost_ml.preflight import make_data
-from milepost_ml.registration import ParentModel, Register, summarize
+from milepost_ml.recording import Recording, make_say
+from milepost_ml.registration import ParentModel, Register
 from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.residual import read_tolerance
-from milepost_ml.run_folder import release_folder
+from milepost_ml.restoring import advance_schedule, get_arrays, restore_optimizer, set_arrays
 from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
-from milepost_ml.scribe import Scribe
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.subject import make_subject, require_subject
 from milepost_ml.tracker import StepTracker
@@ -116,18 +115,13 @@ class Run:
             registered=register is not None,
             seeded=seed is not None,
         )
-        self._origin = Origin(parent, register, schedule)
+        self._origin, self._schedule = Origin(parent, register), schedule
         self._stride, self._resume, self._seeded = stride, resume, seed is not None
-        self._rates: list[tuple[float, ...]] = []
-        """The learning rates of every step, of a registered run."""
-        self._quiet = quiet
+        self._say = make_say(quiet=quiet)
         self._check = RunningCheck(other_threads=self._tolerance_ppb > 0) if selfcheck else None
         self.arithmetic: Session | None = None
         """At work inside the loop's body; for adapters, which know when that is over."""
-        self._record: tuple[Scribe, StepTracker] | None = None
-        self._stopped = self._finished = False
-        self._steps = 0
-        self._spent = self._trained = 0.0
+        self._record: tuple[Recording, StepTracker] | None = None
 
     def bind(
         self,
@@ -186,23 +180,37 @@ class Run:
         )
         stride = beginning.choose_stride(self._stride, every=self._every)
         recipe = set_stride(recipe, stride, model=model, loss=loss, data=tensors, profile=profile)
-        recipe = beginning.settle(recipe, optimizer, record_digests, steps)
-        beginning.set_weights(model, recipe)
-        self.seed, self._rates = recipe.seed_bytes, beginning.rates
+        recipe = beginning.settle(
+            recipe,
+            record_digests,
+            steps,
+            lambda: foresee_rates(self._schedule, optimizer, steps),
+        )
+        set_arrays(model, beginning.find_weights(recipe, lambda: get_arrays(model)))
+        self.seed = recipe.seed_bytes
         arithmetic = Session(profile, model, optimizer, loop.ema)
         try:
             watch = StateWatch(recipe, model, optimizer, profile, loop.ema)
-            # After the watch, which begins the averages.
-            beginning.set_optimizer(optimizer, model, profile, loop.ema)
-            opened = beginning.open(watch.get_start, arrays, profile)
+            if beginning.progress is not None:
+                # After the watch, which begins the averages.
+                restore_optimizer(optimizer, model, beginning.progress, profile, loop.ema)
+                advance_schedule(self._schedule, optimizer, beginning.progress)
+            opened = beginning.open(
+                watch.get_start,
+                arrays,
+                environment=describe_environment(recipe.device_class),
+                note=profile.note,
+            )
             self.folder, self.first_step = opened.folder, opened.progress.steps
-            self._steps = self.first_step
-            scribe = Scribe(
+            recording = Recording(
                 self.folder,
                 recipe,
                 progress=opened.progress,
                 record_digests=record_digests,
                 about=opened.about,
+                rates=beginning.rates,
+                check=self._check,
+                say=self._say,
             )
         except BaseException:
             arithmetic.release()
@@ -211,26 +219,27 @@ class Run:
             model,
             optimizer,
             watch,
-            scribe.take,
+            recording.take,
             accumulate=recipe.accumulate,
             loss_dtype=profile.dtype,
             on_refusal=arithmetic.leave,
         )
-        self._record, self.arithmetic = (scribe, tracker), arithmetic
+        self._record, self.arithmetic = (recording, tracker), arithmetic
         feed = Feed(recipe, tensors, loop.augment)
         planned = feed.plan(range(self.first_step, steps))
-        return self._iterate(feed, planned, tracker, arithmetic)
+        return self._iterate(feed, planned, arithmetic)
 
     def log(self, loss: torch.Tensor | float) -> None:
         """The loss of the current batch, once a batch.
 
         Raises RecordingError: not-finite, one-step-per-batch.
         """
-        if self._record is None or self._finished:
+        if self._record is None or self._record[0].finished:
             what = "run.log(loss) belongs inside the loop over run.batches()"
             raise RecordingError(what, slug="one-step-per-batch")
-        if not self._stopped:
-            self._record[1].log(loss)
+        recording, tracker = self._record
+        if not recording.stopped:
+            tracker.log(loss)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -250,39 +259,33 @@ class Run:
         A run may end before its planned steps; the record then holds the steps that were done.
         Returns the run's folder.
         """
-        if self._record is None or self.folder is None:
+        if self._record is None:
             raise RecordingError("run.finish() before run.batches(): nothing was recorded")
-        if self._finished:
-            return self.folder
-        scribe, tracker = self._record
-        assert self.arithmetic is not None
-        self.arithmetic.leave()
-        if tracker.is_open:
-            self._settle()
-        if scribe.stride_is_open and not self._stopped:
-            scribe.end_stride(tracker.end_stride())
-        self._finished = True
-        tracker.detach()
-        self.arithmetic.release()
-        scribe.close()
-        release_folder(self.folder)
-        self._raise_error()
-        if not self._steps:
-            raise RecordingError("the run ended before its first step; nothing was recorded")
-        if not self._stopped:
-            self._complete(scribe, tracker)
-        return self.folder
+        recording, tracker = self._record
+        if not recording.finished:
+            assert self.arithmetic is not None
+            self.arithmetic.leave()
+            if tracker.is_open:
+                self._settle()
+            if recording.stride_is_open:
+                recording.end_stride(tracker.end_stride())
+            tracker.detach()
+            self.arithmetic.release()
+            recording.finish(seconds=tracker.seconds)
+        return recording.folder
 
     # During training -----------------------------------------------------------------------------
 
     def _iterate(
-        self, feed: Feed, planned: Iterable[Planned], tracker: StepTracker, arithmetic: Session
+        self, feed: Feed, planned: Iterable[Planned], arithmetic: Session
     ) -> Iterator[tuple[torch.Tensor, ...]]:
+        assert self._record is not None
+        recording, tracker = self._record
         for each in planned:
             self._settle()
             records, rows, generator_seed = feed.get_batch(each.number)
             batch = arithmetic.convert(rows)
-            if not self._stopped:
+            if not recording.stopped:
                 tracker.begin(each.step, records, batch, ends_stride=each.ends_stride)
             arithmetic.enter(generator_seed)
             try:
@@ -294,70 +297,10 @@ class Run:
     def _settle(self) -> None:
         """The loop is done with a batch: hand the step over."""
         assert self._record is not None
-        scribe, tracker = self._record
-        step = None if self._stopped else tracker.end()
+        recording, tracker = self._record
+        step = None if recording.stopped else tracker.end()
         if step is None:
             return
-        if self._rates:
-            validate_rates(self._steps, step.rates, self._rates[self._steps])
-        begin = time.perf_counter()
-        scribe.put(step)
-        self._steps += 1
-        self._trained += step.seconds
-        self._raise_error()
-        self._poll_check(scribe)
-        self._spent += time.perf_counter() - begin
-
-    def _raise_error(self) -> None:
-        """What the scribe met stops the record; only a refusal stops the run as well."""
-        assert self._record is not None
-        scribe, tracker = self._record
-        error = scribe.error
-        if isinstance(error, RecordingError):
-            raise error
-        if error is not None and not self._stopped:
-            self._stopped = True
+        recording.put(step)
+        if recording.stopped:
             tracker.detach()
-            self._say(
-                f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
-                f" {_describe(error)}. Training goes on without it"
-            )
-
-    # Self-check and end --------------------------------------------------------------------------
-
-    def _poll_check(self, scribe: Scribe) -> None:
-        """Start the self-check when interval 0 is on disk; say what it found once it is done."""
-        if self._check is None or not scribe.intervals:
-            return
-        assert self.folder is not None
-        try:
-            self._say(self._check.poll(self.folder))
-        except OSError as error:
-            self._check = None
-            self._say(f"warning: the self-check could not be made: {_describe(error)}")
-
-    def _complete(self, scribe: Scribe, tracker: StepTracker) -> None:
-        try:
-            recipe = scribe.finish()
-            self._poll_check(scribe)
-            if self._check is not None:
-                self._say(self._check.wait())
-            scribe.write_complete()
-        except OSError as error:
-            scribe.error = error
-            self._raise_error()
-            return
-        assert self.folder is not None
-        share = (self._spent + tracker.seconds) / max(self._trained, 1e-9)
-        self._say(summarize(recipe, self.folder, planned=len(self._rates), share=share))
-
-    def _say(self, text: str | None) -> None:
-        if text is not None and not self._quiet:
-            print(f"milepost: {text}", file=sys.stderr, flush=True)
-
-
-def _describe(error: Exception) -> str:
-    """An error in words; those of the system as people know them."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return f"{type(error).__name__}: {error}"

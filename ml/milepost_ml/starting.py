@@ -1,11 +1,10 @@
-"""Puts the initial weights that a recipe declares into a model, in place."""
+"""The tensors that a model has to be given before its run starts: derived from the seed, or a
+parent's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-import torch
 
 from milepost_ml.digests import compute_content_digest
 from milepost_ml.errors import InvalidRecord, RecordingError
@@ -18,22 +17,21 @@ if TYPE_CHECKING:
     from milepost_ml.digests import Array
 
 
-def set_derived(model: torch.nn.Module, recipe: Recipe) -> None:
-    """Replace every tensor that the recipe derives from its seed."""
-    tensors = _get_tensors(model)
-    for spec, initial in zip(get_model_specs(recipe), recipe.initial, strict=True):
-        if not isinstance(initial, Given | Parent):
-            _copy(tensors[spec.name], derive_tensor(recipe.seed_bytes, spec, initial))
+def compute_derived(recipe: Recipe) -> dict[str, Array]:
+    """Every tensor that the recipe derives from its seed."""
+    return {
+        spec.name: derive_tensor(recipe.seed_bytes, spec, initial)
+        for spec, initial in zip(get_model_specs(recipe), recipe.initial, strict=True)
+        if not isinstance(initial, Given | Parent)
+    }
 
 
-def set_parent(model: torch.nn.Module, parent: ParentModel) -> None:
-    """Give a model its parent's weights; raises RecordingError.
+def read_parent(parent: ParentModel, present: Mapping[str, Array]) -> dict[str, Array]:
+    """A parent's weights; nothing where the model in memory, `present`, has to hold them already.
 
-    Slugs: other-weights where file or model are not what was judged, wrong-architecture where the
-    model has other tensors than its parent.
+    Raises RecordingError: other-weights where file or model are not what was judged,
+    wrong-architecture where the model has other tensors than its parent.
     """
-    tensors = _get_tensors(model)
-    present = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
     short = f"sub_{parent.submission.hex()[:8]}"
     if parent.weights is None:
         if compute_content_digest(present) != parent.model_digest:
@@ -42,7 +40,7 @@ def set_parent(model: torch.nn.Module, parent: ParentModel) -> None:
                 " run, or name the parent's run folder, whose model.safetensors then is loaded",
                 slug="other-weights",
             )
-        return
+        return {}
     try:
         weights = read_model(parent.weights)
     except InvalidRecord as error:
@@ -59,14 +57,4 @@ def set_parent(model: torch.nn.Module, parent: ParentModel) -> None:
             " its parent's whole model",
             slug="wrong-architecture",
         )
-    for name, tensor in tensors.items():
-        _copy(tensor, weights[name])
-
-
-def _get_tensors(model: torch.nn.Module) -> Mapping[str, torch.Tensor]:
-    return dict(model.named_parameters()) | dict(model.named_buffers())
-
-
-def _copy(tensor: torch.Tensor, values: Array) -> None:
-    with torch.no_grad():
-        tensor.copy_(torch.from_numpy(values))
+    return weights

@@ -228,8 +228,8 @@ def test_settings_and_data_are_checked_first(tmp_path: Path) -> None:
         make_run(tmp_path, profile="exact")
     with pytest.raises(RecordingError, match="cannot be called"):
         KerasRun("a/b", every=1)
-    with pytest.raises(RecordingError, match="register= is for models of PyTorch"):
-        milepost.Run("digits", every=1, register=True)
+    with pytest.raises(RecordingError, match="loss= is for models of PyTorch"):
+        milepost.Run("digits", every=1, loss=my_loss)
     for data in ((images, targets[:3]), (iter(()), targets), (images.astype("S3"), targets)):
         with pytest.raises(RecordingError) as caught:
             make_run(tmp_path).dataset(*data, batch_size=BATCH)
@@ -242,15 +242,42 @@ def test_settings_and_data_are_checked_first(tmp_path: Path) -> None:
         make_run(tmp_path).finish()
 
 
-def test_a_full_disk_ends_the_record_and_not_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("accident", "told"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError("none for the digest"), "MemoryError: none for the digest"),
+    ],
+    ids=["disk", "memory"],
+)
+def test_what_goes_wrong_with_the_record_ends_it_and_not_the_training(
+    accident: Exception,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse_to_write(scribe: Scribe) -> None:
-        raise OSError(28, "No space left on device")
+        raise accident
 
     monkeypatch.setattr(Scribe, "_close_interval", refuse_to_write)
     run = make_run(tmp_path, quiet=False)
     history = fit(run, make_cnn(), epochs=3).history
     assert len(history["loss"]) == 3
     run.finish()
-    assert "NOT COMPLETE" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert text.count("NOT COMPLETE") == 1
+    assert told in text
+
+
+def test_a_self_check_that_cannot_be_begun_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse_to_start(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("milepost_ml.selfcheck.start_check", refuse_to_start)
+    run = make_run(tmp_path, quiet=False, selfcheck=True)
+    fit(run, make_cnn())
+    assert '"complete": true' in (run.finish() / "run.json").read_text()
+    assert "the self-check could not be made: Resource" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from milepost_ml.admission import build_submit, validate_record
+from milepost_ml.digests import compute_content_digest
 from milepost_ml.files import DATA, FolderFiles, get_snapshot_name
 from milepost_ml.frameworks.keras_tracker import KerasTracker
 from milepost_ml.keras_graph import KerasGraph
@@ -185,3 +186,19 @@ def test_a_step_that_tensorflow_cannot_compute_fails_alike_everywhere(tmp_path: 
     assert caught.value.batch == stepper.get_batch_digest(0)
     found = retrace_recorded(folder, 0)
     assert (found.agrees, found.part) == (False, "failed")
+
+
+def test_the_intervals_of_a_run_share_what_was_traced(tmp_path: Path) -> None:
+    folder = record_cnn(tmp_path)
+    _, recipe = read_recipe(FolderFiles(folder))
+    first, second = (make_stepper(recipe, folder / DATA) for _ in range(2))
+    second.load(0, read_tensors(folder / get_snapshot_name(0)))
+    with pytest.raises(AssertionError, match="taken over"):
+        first.run_step()
+    second.run_stride(EVERY)
+    after = read_tensors(folder / get_snapshot_name(1))
+    assert compute_content_digest(second.get_state()) == compute_content_digest(after)
+    held = second.get_parameters()["0.conv2d.kernel"]
+    third = make_stepper(recipe, folder / DATA)
+    third.load(EVERY, after)
+    assert third.get_parameters()["0.conv2d.kernel"].tobytes() == held.tobytes()

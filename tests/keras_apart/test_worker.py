@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from milepost_consensus.crypto import ZERO_DIGEST
 from milepost_consensus.encoding import encode
 from milepost_consensus.payloads import Submit
@@ -19,6 +21,7 @@ from milepost_node.jobs import (
     Retrace,
     RetraceInterval,
     StepDigest,
+    Unable,
     Valid,
     ValidateRecord,
 )
@@ -37,7 +40,9 @@ def store(blobs: Path, run: Path) -> Submit:
     return build_submit(run)[0]
 
 
-def test_a_worker_validates_and_retrains_a_keras_record(tmp_path: Path) -> None:
+def test_a_worker_validates_and_retrains_a_keras_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blobs = tmp_path / "blobs"
     BlobStore(blobs, store_bytes=10**9)
     run = record_cnn(tmp_path / "runs")
@@ -55,3 +60,7 @@ def test_a_worker_validates_and_retrains_a_keras_record(tmp_path: Path) -> None:
     assert found.work_digest == compute_work_digest(ME, read_gradient(run, submit, step))
     again = worker.perform(RecomputeStep(encode(submit), 1, step, ZERO_DIGEST))
     assert isinstance(again, StepDigest), again
+    monkeypatch.setattr("milepost_ml.keras_training.known_answer._STEPS", 2)
+    unable = worker.perform(RetraceInterval(encode(submit), 1, ME, step))
+    assert isinstance(unable, Unable), unable
+    assert unable.fault.startswith("this machine is tensorflow-2.21.0/")

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from milepost_ml.admission import build_submit, validate_record
-from milepost_ml.declaration import Schedule, compress_rates, foresee_rates
+from milepost_ml.declaration import Schedule, foresee_rates
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import RECIPE, FolderFiles
 from milepost_ml.keyed import Order
+from milepost_ml.rates import compress_rates
 from milepost_ml.recipe import Recipe, encode_recipe
 from milepost_ml.record_files import read_recipe
 from milepost_ml.replay import retrace_recorded

@@ -23,10 +23,10 @@ GUIDE: Final = ROOT / "docs" / "guides" / "keras"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(APART.glob("test_*.py")), ids=lambda path: path.stem)
-def test_with_tensorflow(path: Path, tmp_path: Path) -> None:
+def test_with_tensorflow(tmp_path: Path) -> None:
+    """All in one process: to load TensorFlow takes longer than most tests."""
     options = ("-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "pytest"))
-    answer = run_with_keras("-m", "pytest", *options, str(path), cwd=ROOT)
+    answer = run_with_keras("-m", "pytest", *options, str(APART), cwd=ROOT)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert " passed" in answer.stdout
     assert "skipped" not in answer.stdout

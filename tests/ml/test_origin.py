@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from milepost_consensus.payloads import Register, Submit
+from milepost_consensus.payloads import Submit
 from milepost_consensus.registrations import Registration
 from milepost_ml.admission import build_submit, validate_record
 from milepost_ml.digests import compute_content_digest, split_state
@@ -22,18 +22,12 @@ from milepost_ml.keyed import make_seed
 from milepost_ml.model_files import read_model
 from milepost_ml.recipe import Recipe, compute_recipe_digest, compute_unseeded_digest, encode_recipe
 from milepost_ml.record_files import read_recipe
-from milepost_ml.registration import ParentModel, Request
+from milepost_ml.registration import ParentModel
 from milepost_ml.snapshots import read_tensors
 from milepost_ml.updates import SGD, Group
-from tests.ml.test_registered_run import SEED, Network, train
+from tests.ml.test_registered_run import train
 from tests.support.records import Spoilt, get_manifest_fields, read_recipe_of
-
-SENDER = b"s" * 32
-ID = b"r" * 32
-
-
-def make_registration(request: Request, seed: bytes = SEED) -> Registration:
-    return Registration(ID, SENDER, Register(*request, attempt=0), height=7, seed=seed)
+from tests.support.registering import ID, Network, make_registration
 
 
 class Case:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from milepost_consensus.crypto import compute_digest
 from milepost_consensus.payloads import CLASS
 from milepost_ml.admission import build_submit
 from milepost_ml.digests import compute_content_digest
@@ -22,25 +21,13 @@ from milepost_ml.model_files import read_model
 from milepost_ml.recipe import compute_unseeded_digest, get_model_specs
 from milepost_ml.record_files import read_recipe
 from milepost_ml.recorder import Run
-from milepost_ml.registration import ParentModel, Registered, Request, Say
+from milepost_ml.registration import ParentModel
 from milepost_ml.snapshots import read_tensors
 from tests.support.models import make_model, make_task
 from tests.support.records import Spoilt
+from tests.support.registering import SEED, Network
 
-SEED = compute_digest("test", b"the network's seed")
 STEPS, EVERY = 12, 5
-
-
-class Network:
-    """Stands for the network: remembers requests and gives SEED."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-
-    def __call__(self, request: Request, say: Say) -> Registered:
-        self.requests.append(request)
-        say("registered")
-        return Registered(b"r" * 32, SEED, len(self.requests), 7)
 
 
 def make_step_schedule(optimizer: torch.optim.Optimizer) -> Any:

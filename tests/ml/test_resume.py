@@ -20,15 +20,15 @@ import pytest
 import torch
 from torch import nn
 
-from milepost_consensus.crypto import compute_digest
 from milepost_ml.admission import build_submit
 from milepost_ml.errors import RecordingError
 from milepost_ml.files import BEGUN, GRADIENTS, JOURNAL, MODEL, RUN, get_snapshot_name
 from milepost_ml.recorder import Run
-from milepost_ml.registration import Registered, Request, Say
 from milepost_ml.replay import retrace_recorded
 from milepost_ml.snapshots import read_tensors
+from tests.support.crashes import assert_same_record, copy_running
 from tests.support.models import make_model, make_task
+from tests.support.registering import Network
 
 STEPS, EVERY = 13, 4
 
@@ -90,32 +90,9 @@ def photograph(parent: Path) -> Step:
 
     def copy(number: int, run: Run) -> None:
         assert run.folder is not None
-        # A file that is being renamed is not there under one name or the other.
-        shutil.copytree(
-            run.folder,
-            parent / str(number) / run.folder.name,
-            ignore=shutil.ignore_patterns("*.part"),
-        )
+        copy_running(run.folder, parent / str(number))
 
     return copy
-
-
-def assert_same(first: Path, second: Path) -> None:
-    """Both hold the same files with the same bytes, but for what tells the time."""
-    names = [
-        {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-        for folder in (first, second)
-    ]
-    assert names[0] == names[1]
-    for name in names[0] - {RUN, JOURNAL}:
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    journals = [
-        [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-        for folder in (first, second)
-    ]
-    for one, other in zip(*journals, strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
-    assert build_submit(first)[0].snapshots == build_submit(second)[0].snapshots
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -135,7 +112,7 @@ def test_wherever_it_stops_it_ends_alike(case: str, tmp_path: Path) -> None:
     for number in (1, 6, 11):
         resumed = train(tmp_path / str(number), resume=True, **options)
         assert resumed.name == whole.name
-        assert_same(whole, resumed)
+        assert_same_record(whole, resumed)
 
 
 def make_crashed(tmp_path: Path, at: int = 10, **options: Any) -> tuple[Path, Path]:
@@ -204,7 +181,7 @@ def test_torn_files_are_written_again(kind: str, tmp_path: Path) -> None:
     starts: list[int] = []
     resumed = train(crashed.parent, resume=True, after=lambda number, _: starts.append(number))
     assert starts[0] == expected
-    assert_same(whole, resumed)
+    assert_same_record(whole, resumed)
     assert not list(resumed.rglob("*.part"))
 
 
@@ -275,26 +252,15 @@ def test_a_resumed_run_may_end_where_it_stands(tmp_path: Path) -> None:
     for name in (BEGUN, RUN):
         shutil.copy(crashed / name, ended / name)
     (ended / MODEL).unlink()
-    assert_same(whole, train(ended.parent, resume=True, steps=12))
-
-
-class Network:
-    """Stands for the network: counts registrations."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, request: Request, say: Say) -> Registered:
-        self.count += 1
-        return Registered(b"r" * 32, compute_digest("test", b"seed"), self.count, 7)
+    assert_same_record(whole, train(ended.parent, resume=True, steps=12))
 
 
 def test_a_registered_run_keeps_its_registration(tmp_path: Path) -> None:
     network = Network()
     whole = train(tmp_path / "whole", register=network, after=photograph(tmp_path))
     resumed = train(tmp_path / "9", register=network, resume=True)
-    assert network.count == 1
-    assert_same(whole, resumed)
+    assert len(network.requests) == 1
+    assert_same_record(whole, resumed)
     assert build_submit(resumed)[0].registration == b"r" * 32
     with pytest.raises(RecordingError, match="registration is none"):
         train(tmp_path / "7", resume=True)
@@ -348,6 +314,6 @@ def test_a_process_that_is_killed_again_and_again(tmp_path: Path) -> None:
         process.wait()
     assert json.loads((folder / RUN).read_text())["complete"] is False
     assert start(tmp_path / "killed", 0.0).wait() == 0
-    assert_same(tmp_path / "whole" / "plain-0001", folder)
+    assert_same_record(tmp_path / "whole" / "plain-0001", folder)
     assert all(retrace_recorded(folder, k).agrees for k in (0, 11))
     assert read_tensors(folder / MODEL)

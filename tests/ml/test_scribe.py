@@ -23,6 +23,7 @@ from milepost_ml.keyed import make_seed
 from milepost_ml.nodes import Graph, Input, Node, Ref
 from milepost_ml.recipe import Parameter, Recipe
 from milepost_ml.record_files import read_recipe, read_steps
+from milepost_ml.recording import Recording
 from milepost_ml.run_folder import Begun, Progress, begin_folder, make_folder
 from milepost_ml.scribe import MIN_IMAGES, Scribe
 from milepost_ml.snapshots import TensorSpec, read_tensors
@@ -81,7 +82,7 @@ def put(scribe: Scribe, value: float, rate: float = 0.1, *, ends_stride: bool = 
     scribe.put(RecordedStep(images, RECORDS, value, (rate,), 0.5))
 
 
-def make_images(scribe: Scribe, value: float) -> StepImages:
+def make_images(scribe: Scribe | Recording, value: float) -> StepImages:
     """What a digest covers, all made of one number."""
     images = scribe.take()
     weights = np.full(2, value, dtype=np.float32)

@@ -16,7 +16,7 @@ from milepost_ml.files import FolderFiles, get_snapshot_name
 from milepost_ml.record_files import read_recipe, read_state, read_steps
 from milepost_ml.recorder import Run
 from milepost_ml.replay import retrace_interval, retrace_recorded
-from tests.ml.test_resume import assert_same
+from tests.support.crashes import assert_same_record
 from tests.support.models import MLP, make_model, make_task
 
 STEPS, EVERY, STRIDE, ACCUMULATE = 16, 7, 3, 2
@@ -98,7 +98,7 @@ def test_everything_at_once_is_retraced_and_resumed_bit_for_bit(tmp_path: Path) 
 
     resumed, again, done = train(tmp_path / "crashed", resume=True)
     assert done == list(range(EVERY, STEPS))
-    assert_same(whole, resumed)
+    assert_same_record(whole, resumed)
     assert all(torch.equal(averages[name], again[name]) for name in averages)
 
 

@@ -25,7 +25,9 @@ from milepost_ml.arithmetic.rounded import Widened, round_tensors
 from milepost_ml.device import AUTOCAST, find_device_class
 from milepost_ml.digests import compute_content_digest
 from milepost_ml.keras_graph import DEVICE_PREFIX
+from milepost_ml.keras_training.device_class import compute_device_class as compute_keras_class
 from milepost_ml.keras_training.device_class import find_device_class as find_keras_class
+from milepost_ml.keras_training.device_class import is_installed as is_keras_installed
 
 EXACT_CLASS: Final = "exact/1"
 """The version of exact arithmetic, whose module loads a compiler that may be missing."""
@@ -139,9 +141,7 @@ def find_fault(device_class: str) -> str:
     if device_class == ToleranceProfile.VERSION:
         return ""  # no bits are asked for
     if device_class.startswith(DEVICE_PREFIX):
-        # In a process of its own: TensorFlow can be set up only once, and loads only where needed.
-        keras = find_keras_class()
-        return "" if keras == device_class else f"this machine is {keras or 'without TensorFlow'}"
+        return _find_fault_of_keras(device_class)
     if device_class not in _PORTABLE:
         found = find_device_class(autocast=AUTOCAST in device_class.split("/"))
         return "" if found == device_class else f"this machine is {found}"
@@ -151,6 +151,17 @@ def find_fault(device_class: str) -> str:
     except Exception as error:  # whatever kernels and their compiler may raise on odd machines
         return f"{type(error).__name__}: {error}"
     return "" if found == expected else f"the known answer is {expected}, here {found}"
+
+
+def _find_fault_of_keras(device_class: str) -> str:
+    """In this very process, which loads TensorFlow for the task anyway."""
+    if not is_keras_installed():
+        return "this machine is without TensorFlow"
+    try:
+        found = compute_keras_class()
+    except Exception as error:  # whatever TensorFlow may raise where it was set up otherwise
+        return f"{type(error).__name__}: {error}"
+    return "" if found == device_class else f"this machine is {found}"
 
 
 _PORTABLE: Final[dict[str, tuple[Callable[[], bytes], str]]] = {

@@ -12,33 +12,26 @@ may follow any schedule or callback; whatever else changes weights between two s
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from milepost_consensus.payloads import CLASS
-from milepost_ml.digests import compute_dataset_root, compute_record_digests, get_dtype_name
-from milepost_ml.errors import InvalidRecord, MissingFramework, RecordingError
+from milepost_ml.beginning import Beginning, Origin, choose_start
+from milepost_ml.digests import compute_record_digests
+from milepost_ml.errors import MissingFramework, RecordingError
 from milepost_ml.frameworks.keras_data import make_arrays, make_dataset, validate_batch
-from milepost_ml.frameworks.keras_reading import describe_compiled
+from milepost_ml.frameworks.keras_declaration import declare, describe_environment, foresee_rates
+from milepost_ml.frameworks.keras_reading import Described, describe_compiled
 from milepost_ml.frameworks.keras_tracker import KerasTracker
-from milepost_ml.initial import Given
-from milepost_ml.keras_graph import Outline
+from milepost_ml.initial import Distribution
 from milepost_ml.keras_training.device import configure_tensorflow, load_keras
-from milepost_ml.keras_training.device_class import compute_device_class
-from milepost_ml.keyed import Order, make_seed
-from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
-from milepost_ml.run_folder import Begun, Progress, begin_folder, get_now, make_folder
+from milepost_ml.keyed import Indices, Order, make_seed
+from milepost_ml.recording import Recording, make_say
+from milepost_ml.registration import ParentModel, Register
 from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
-from milepost_ml.scribe import Scribe
 from milepost_ml.selfcheck import RunningCheck
-from milepost_ml.snapshots import TensorSpec
-from milepost_ml.updates import Group
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -52,6 +45,17 @@ class KerasRun:
     the order of the data and dropout; drawn if left out.  With `selfcheck`, the first interval is
     retraced in a process of its own as soon as it is recorded.
 
+    The model starts as it is, unless `initial` (distributions by tensor name; the others follow the
+    initializer of their layer) derives its weights from the seed, or `parent` continues a judged
+    model.  `register` fixes everything about the run before the network gives its seed, and derives
+    the weights if there is no parent.  A registered run keeps to the learning rates of its
+    optimizer, or to those of `schedule`, one for every step, where callbacks set them.
+
+    With `resume`, the last run of this name goes on at its last snapshot if it was not finished,
+    with the batches and bits it would have had: `fit` begins with the epoch of that snapshot, and
+    passes over the steps of it that are done, whose logs are empty.  A run with `resume` or
+    `register` is one call of `fit`.
+
     Puts TensorFlow on one thread and deterministic operators for the rest of the process, so it
     belongs before the first layer.  Raises RecordingError for whatever cannot be recorded.
     """
@@ -64,6 +68,11 @@ class KerasRun:
         folder: str | Path = "runs",
         seed: bytes | int | None = None,
         profile: str | None = None,
+        initial: Mapping[str, Distribution] | None = None,
+        parent: ParentModel | None = None,
+        register: Register | None = None,
+        schedule: Sequence[float] | None = None,
+        resume: bool = False,
         selfcheck: bool = True,
         quiet: bool = False,
     ) -> None:
@@ -81,17 +90,27 @@ class KerasRun:
             raise RecordingError(str(error), slug="bad-plan") from error
         _prepare()
         self.folder: Path | None = None
-        """Where the record is written; known once `fit` has begun."""
+        """Where the record is written; known, like `first_step`, once `fit` has begun."""
+        self.first_step = 0
         self._name, self._every, self._parent = name, every, Path(folder)
-        self._quiet = quiet
+        self._initial = choose_start(
+            initial,
+            continued=parent is not None,
+            registered=register is not None,
+            seeded=seed is not None,
+        )
+        self._origin, self._schedule = Origin(parent, register), schedule
+        self._resume, self._seeded = resume, seed is not None
+        self._say = make_say(quiet=quiet)
         self._arrays: tuple[Array, ...] = ()
         self._batch_size = self._epoch_steps = 0
-        self._order: Order | None = None
-        self._record: tuple[Scribe, KerasTracker] | None = None
+        self._orders: tuple[Order, Order] | None = None
+        """For `fit` and for the thread that fetches its batches."""
+        self._record: tuple[Recording, KerasTracker] | None = None
         self._check = RunningCheck() if selfcheck else None
-        self._stopped = self._finished = False
         self._steps = 0
-        self._spent = self._trained = 0.0
+        """At which step `fit` stands, recorded or not."""
+        self._spent = 0.0
 
     def dataset(self, x: Any, y: Any, *, batch_size: int) -> Any:
         """The data for `fit`: batches in the order of the run, an epoch after the other.
@@ -99,60 +118,72 @@ class KerasRun:
         `x` is an array, or a tuple of arrays in the order of the model's inputs; all have as many
         rows as `y`.  What does not fill a batch is left out of its epoch.
         """
-        if self._order is not None:
+        if self._orders is not None:
             raise RecordingError("run.dataset() was called twice; a run has one data set")
         self._arrays = make_arrays(x, y)
         records = len(self._arrays[0])
         validate_plan(records=records, batch_size=batch_size, steps=1, every=self._every)
         self._batch_size, self._epoch_steps = batch_size, records // batch_size
-        self._order = Order(seed=self.seed, records=records, batch_size=batch_size)
-        own = Order(seed=self.seed, records=records, batch_size=batch_size)
-        return make_dataset(
-            self._arrays, own, self._epoch_steps, lambda: self._steps // self._epoch_steps
-        )
+        # Keras looks at a few batches for their shapes before `fit` begins, and the seed is known.
+        self._set_orders()
+        return make_dataset(self._arrays, self._epoch_steps, self._get_records)
+
+    def _set_orders(self) -> None:
+        def make() -> Order:
+            records = len(self._arrays[0])
+            return Order(seed=self.seed, records=records, batch_size=self._batch_size)
+
+        self._orders = make(), make()
+
+    def _get_records(self, place: int) -> Indices:
+        """Of a batch of the present epoch: Keras announces more epochs than it goes through."""
+        assert self._orders is not None
+        epoch = self._steps // self._epoch_steps
+        return self._orders[1].get_indices(epoch * self._epoch_steps + place)
 
     def keras(self) -> Any:
         """The callback that records, for `fit`; it may go on over several calls of `fit`."""
         keras, run = load_keras().keras, self
 
-        class Recording(keras.callbacks.Callback):  # type: ignore[name-defined]
+        class RunCallback(keras.callbacks.Callback):  # type: ignore[name-defined]
             """Takes over the training function while `fit` runs."""
 
             def on_train_begin(self, logs: Any = None) -> None:
                 run._begin(self.model, self.params)
 
-            def on_train_end(self, logs: Any = None) -> None:
-                self.model.train_function = None
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                run._validate_epoch(epoch)
 
-        return Recording()
+            def on_train_end(self, logs: Any = None) -> None:
+                _let_go(self.model)
+
+        return RunCallback()
 
     def finish(self) -> Path:
         """End the run: write what is left, wait for the self-check, mark the record complete.
 
         Returns the run's folder.
         """
-        if self._record is None or self.folder is None:
+        if self._record is None:
             raise RecordingError("run.finish() before model.fit(): nothing was recorded")
-        if self._finished:
-            return self.folder
-        scribe, tracker = self._record
-        self._finished = True
-        tracker.model.train_function = None
-        scribe.close()
-        self._raise_error()
-        if not self._steps:
-            raise RecordingError("the run ended before its first step; nothing was recorded")
-        if not self._stopped:
-            self._complete(scribe, tracker)
-        return self.folder
+        recording, tracker = self._record
+        if not recording.finished:
+            _let_go(tracker.model)
+            if self._ends_epoch and not (recording.stopped or tracker.is_unchanged()):
+                self._say(
+                    "warning: the model was changed after its last step (restore_best_weights?);"
+                    " the record ends with the weights of the last step"
+                )
+            recording.finish(seconds=self._spent + tracker.seconds)
+        return recording.folder
 
     # Before the first step -----------------------------------------------------------------------
 
     def _begin(self, model: Any, plan: dict[str, Any]) -> None:
         """`fit` begins, for the first time or again."""
-        if self._order is None:
+        if self._orders is None:
             raise RecordingError("fit needs the run's own data: model.fit(run.dataset(x, y, ...))")
-        if self._finished:
+        if self._record is not None and self._record[0].finished:
             raise RecordingError("the run is finished; make another for another fit")
         planned = self._steps + self._epoch_steps * int(plan.get("epochs") or 1)
         validate_plan(
@@ -163,100 +194,86 @@ class KerasRun:
         )
         described = describe_compiled(model)
         if self._record is None:
-            tracker = KerasTracker(model, described, seed=self.seed)
-            self._record = self._open_record(tracker, planned), tracker
+            tracker = KerasTracker(model, described)
+            self._record = self._open(tracker, described, planned), tracker
+            self._set_orders()
+            # As Keras's own BackupAndRestore says where to begin.
+            model._initial_epoch = self.first_step // self._epoch_steps
+            self._steps = model._initial_epoch * self._epoch_steps
+            tracker.pass_over(self._steps - 1)
         else:
-            before = self._record[1]
-            same = (described.graph, described.optimizer) == before.described[:2]
-            if not same or model is not before.model or model.optimizer is not before.optimizer:
-                raise RecordingError(
-                    "the model was changed or compiled anew since the run began; make another run",
-                    slug="undeclared-change",
-                )
+            self._validate_again(self._record[1], model, described)
         model.train_function = self._train
 
-    def _declare(self, tracker: KerasTracker) -> Recipe:
-        graph, optimizer, _ = tracker.described
-        try:
-            tensors = list(Outline(graph).iterate_weights())
-            trained = tuple(name for name, _, trained in tensors if trained)
-            recipe = Recipe(
-                device_class=compute_device_class(),
-                seed=self.seed.hex(),
-                data=tuple(
-                    TensorSpec(f"data.{place}", get_dtype_name(array.dtype), array.shape)
-                    for place, array in enumerate(self._arrays)
-                ),
-                batch_size=self._batch_size,
-                steps=0,
-                steps_per_interval=self._every,
-                steps_per_digest=1,
-                parameters=tuple(
-                    Parameter(name, weight.shape, trained)
-                    for name, weight, trained in tensors
-                    if not weight.moving
-                ),
-                buffers=tuple(
-                    TensorSpec(name, "F32", weight.shape)
-                    for name, weight, _ in tensors
-                    if weight.moving
-                ),
-                initial=tuple(Given() for _ in tensors),
-                groups=(Group(trained, optimizer, ()),),
-                graph=graph,
-                profile=CLASS,
+    def _validate_again(self, before: KerasTracker, model: Any, described: Described) -> None:
+        """Raises RecordingError if a further `fit` cannot be a part of the same run."""
+        if self._is_one_fit:
+            raise RecordingError(
+                "fit was called again; a run with resume= or register= is one call of fit",
+                slug="bad-plan",
             )
-            validate_recipe(set_rates(recipe, 1, [((1, 0.0),)]))
-        except InvalidRecord as error:
-            raise RecordingError(str(error), slug=error.slug) from error
-        return recipe
+        same = (described.graph, described.optimizer) == before.described[:2]
+        if not same or model is not before.model or model.optimizer is not before.optimizer:
+            raise RecordingError(
+                "the model was changed or compiled anew since the run began; make another run",
+                slug="undeclared-change",
+            )
 
-    def _open_record(self, tracker: KerasTracker, planned: int) -> Scribe:
-        """Make the folder and write what is known so far; raises OSError."""
-        recipe = self._declare(tracker)
-        start = tracker.get_start()
-        for name, array in start.items():
-            if not np.isfinite(array).all():
-                raise RecordingError(
-                    f"{name} holds NaN or infinity before training", slug="not-finite"
-                )
+    @property
+    def _is_one_fit(self) -> bool:
+        return self._resume or self._origin.register is not None
+
+    def _validate_epoch(self, epoch: int) -> None:
+        """Raises RecordingError (bad-plan) if `fit` does not go through the epochs of the run."""
+        if self._is_one_fit and epoch * self._epoch_steps != self._steps:
+            raise RecordingError(
+                f"fit begins epoch {epoch} at step {self._steps} of epochs of {self._epoch_steps}"
+                " steps. Leave initial_epoch= and steps_per_epoch= out: a run with resume= or"
+                " register= knows where it stands",
+                slug="bad-plan",
+            )
+
+    def _open(self, tracker: KerasTracker, described: Described, planned: int) -> Recording:
+        """Settle what the run is, and open its folder; raises OSError."""
         data = {f"data.{place}": array for place, array in enumerate(self._arrays)}
         record_digests = compute_record_digests(data)
-        tf, keras = load_keras()
-        about = {
-            "name": self._name,
-            "created": get_now(),
-            "batch_size": recipe.batch_size,
-            "records": recipe.records,
-            "every": self._every,
-            "seed": recipe.seed,
-            "profile": recipe.profile,
-            "environment": {
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-                "python": platform.python_version(),
-                "system": platform.system(),
-                "processors": os.cpu_count() or 0,
-                "threads": 1,
-                "device_class": recipe.device_class,
-            },
-        }
-        root = compute_dataset_root(record_digests).hex()
-        begun = Begun(recipe, planned, rates=(), dataset_root=root, registration="", parent="")
-        self.folder = make_folder(self._parent, self._name)
-        begin_folder(self.folder, begun, data=data, start=start, about=about)
-        scribe = Scribe(
+        beginning = Beginning(self._name, self._parent, self._origin, self._say)
+        if self._resume:
+            beginning.look_for_unfinished()
+        recipe = declare(
+            described,
+            self._arrays,
+            seed=beginning.choose_seed(self.seed, given=self._seeded),
+            batch_size=self._batch_size,
+            every=self._every,
+            initial=self._initial,
+        )
+        recipe = beginning.settle(
+            recipe,
+            record_digests,
+            planned,
+            lambda: foresee_rates(tracker.optimizer, self._schedule, planned),
+        )
+        self.seed = recipe.seed_bytes
+        weights = beginning.find_weights(recipe, tracker.get_model)
+        tracker.start(self.seed, weights, beginning.progress)
+        opened = beginning.open(
+            tracker.get_start,
+            data,
+            environment=describe_environment(recipe.device_class),
+            note="TensorFlow computes on one thread with deterministic operators",
+        )
+        self.folder, self.first_step = opened.folder, opened.progress.steps
+        return Recording(
             self.folder,
             recipe,
-            progress=Progress(start),
+            progress=opened.progress,
             record_digests=record_digests,
-            about=about,
+            about=opened.about,
+            rates=beginning.rates,
+            check=self._check,
+            say=self._say,
         )
-        self._say(
-            f"recording {self._name} to {self.folder}, a milepost every {self._every} steps, with"
-            f" profile {CLASS}: TensorFlow computes on one thread with deterministic operators"
-        )
-        return scribe
 
     # During training -----------------------------------------------------------------------------
 
@@ -264,20 +281,24 @@ class KerasRun:
         """What `fit` calls for every step."""
         given = next(iterator)
         assert self._record is not None
-        scribe, tracker = self._record
+        recording, tracker = self._record
         try:
-            return self._do_step(given, scribe, tracker)
+            return self._do_step(given, recording, tracker)
         except RecordingError:
-            tracker.model.train_function = None
+            _let_go(tracker.model)
             raise
 
-    def _do_step(self, given: Any, scribe: Scribe, tracker: KerasTracker) -> dict[str, Any]:
-        assert self._order is not None
+    def _do_step(self, given: Any, recording: Recording, tracker: KerasTracker) -> dict[str, Any]:
+        assert self._orders is not None
         begin = time.perf_counter()
-        records = self._order.get_indices(self._steps)
+        records = self._orders[0].get_indices(self._steps)
         rows = [array[records] for array in self._arrays]
         validate_batch(given, rows, self._steps)
-        if self._steps % self._epoch_steps == 0 and not tracker.is_unchanged():
+        if self._steps < self.first_step:
+            tracker.pass_over(self._steps)
+            self._steps += 1
+            return {}
+        if (self._ends_epoch or self._steps == self.first_step) and not tracker.is_unchanged():
             raise RecordingError(
                 f"weights, buffers or the optimizer's state were changed before step {self._steps}"
                 " by something other than the optimizer (another callback, load_weights?). A"
@@ -285,68 +306,26 @@ class KerasRun:
                 slug="undeclared-change",
             )
         self._spent += time.perf_counter() - begin
-        take = None if self._stopped else scribe.take
+        take = None if recording.stopped else recording.take
         step, logs = tracker.run(self._steps, records, rows, take)
         begin = time.perf_counter()
         self._steps += 1
-        if self._steps % self._epoch_steps == 0:
+        if self._ends_epoch:
             tracker.remember()
-        if step is not None:
-            self._trained += step.seconds
-            scribe.put(step)
-            self._raise_error()
-            self._poll_check(scribe)
         self._spent += time.perf_counter() - begin
+        if step is not None:
+            recording.put(step)
         return logs
 
-    def _raise_error(self) -> None:
-        """What the scribe met: the disk's errors stop the record, all others the run."""
-        assert self._record is not None
-        error = self._record[0].error
-        if isinstance(error, OSError):
-            if not self._stopped:
-                self._stopped = True
-                self._say(
-                    f"warning: the record in {self.folder} is NOT COMPLETE and cannot be submitted:"
-                    f" {error.strerror or error}. Training goes on without it"
-                )
-        elif error is not None:
-            raise error
+    @property
+    def _ends_epoch(self) -> bool:
+        """Whether `fit` stands between two epochs, where its callbacks may have done anything."""
+        return self._steps % self._epoch_steps == 0
 
-    # Self-check and end --------------------------------------------------------------------------
 
-    def _poll_check(self, scribe: Scribe) -> None:
-        """Start the self-check when interval 0 is on disk; say what it found once it is done."""
-        if self._check is not None and scribe.intervals:
-            assert self.folder is not None
-            self._say(self._check.poll(self.folder))
-
-    def _complete(self, scribe: Scribe, tracker: KerasTracker) -> None:
-        try:
-            recipe = scribe.finish()
-            self._poll_check(scribe)
-            if self._check is not None:
-                self._say(self._check.wait())
-            scribe.write_complete()
-        except OSError as error:
-            scribe.error = error
-            self._raise_error()
-            return
-        if self._steps % self._epoch_steps == 0 and not tracker.is_unchanged():
-            self._say(
-                "warning: the model was changed after its last step (restore_best_weights?); the"
-                " record ends with the weights of the last step"
-            )
-        share = 100 * (self._spent + tracker.seconds) / max(self._trained, 1e-9)
-        self._say(
-            f"done: {recipe.steps} steps, {recipe.intervals + 1} mileposts in {self.folder};"
-            f" recording took {share:.1f} % of the time."
-            f" Next: milepost submit {self.folder}"
-        )
-
-    def _say(self, text: str | None) -> None:
-        if text is not None and not self._quiet:
-            print(f"milepost: {text}", file=sys.stderr, flush=True)
+def _let_go(model: Any) -> None:
+    """Have a later `fit` be Keras's own."""
+    model.train_function = model._initial_epoch = None
 
 
 def _prepare() -> None:

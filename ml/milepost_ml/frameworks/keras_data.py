@@ -11,7 +11,7 @@ from milepost_ml.digests import get_dtype_name
 from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.keras_graph import MAX_INPUTS
 from milepost_ml.keras_training.device import load_keras
-from milepost_ml.keyed import Order
+from milepost_ml.keyed import Indices
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -59,11 +59,11 @@ def _make_array(name: str, source: Any) -> Array:
 
 
 def make_dataset(
-    arrays: Sequence[Array], order: Order, batches: int, get_epoch: Callable[[], int]
+    arrays: Sequence[Array], batches: int, get_records: Callable[[int], Indices]
 ) -> Any:
     """A `keras.utils.PyDataset` of so many batches an epoch, each epoch in the order of its own.
 
-    `get_epoch` tells the present one: Keras announces more epochs than it goes through.
+    `get_records` tells which records batch i of the present epoch holds.
     """
     keras = load_keras().keras
 
@@ -74,7 +74,7 @@ def make_dataset(
             return batches
 
         def __getitem__(self, place: int) -> tuple[Any, Array]:
-            rows = order.get_indices(get_epoch() * batches + place)
+            rows = get_records(place)
             *inputs, target = (array[rows] for array in arrays)
             return tuple(inputs) if len(inputs) > 1 else inputs[0], target
 

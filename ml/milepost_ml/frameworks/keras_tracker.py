@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from milepost_ml.digests import MODEL_PREFIX, compute_content_digest
+from milepost_ml.digests import MODEL_PREFIX, compute_content_digest, split_state
 from milepost_ml.errors import RecordingError
+from milepost_ml.frameworks.keras_declaration import read_recorded_rates, set_rate
 from milepost_ml.frameworks.keras_reading import Described
 from milepost_ml.images import ContentImage
 from milepost_ml.keras_training.device import load_keras
-from milepost_ml.keras_training.training_step import StepOutput, TrainingStep
+from milepost_ml.keras_training.training_step import StepOutput, TrainingStep, assign_values
 from milepost_ml.keyed import Indices
+from milepost_ml.run_folder import Progress
 from milepost_ml.strides import RecordedStep, StepImages
 
 if TYPE_CHECKING:
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
 
 
 class KerasTracker:
-    """The steps of a model whose optimizer is fresh.  `seconds` is what recording took of them."""
+    """The steps of a model whose optimizer is fresh, after `start`.
 
-    def __init__(self, model: Any, described: Described, *, seed: bytes) -> None:
+    `seconds` is what recording took of them.
+    """
+
+    def __init__(self, model: Any, described: Described) -> None:
         """Raises RecordingError: used-optimizer, unsupported-optimizer."""
         self.model, self.described = model, described
         self.optimizer = model.optimizer
         self.seconds = 0.0
-        self._seed = seed
+        self._seed = b""
+        self._rates: tuple[float, ...] = ()
+        """Of the steps that an earlier process did."""
         if int(self.optimizer.iterations):
             raise RecordingError(
                 "the optimizer has already taken steps, so its state at the start is not that of a"
@@ -51,10 +58,41 @@ class KerasTracker:
         self._digest = self._compute_digest()
         self._clock = time.perf_counter()
 
+    def get_model(self) -> dict[str, Array]:
+        """The tensors of the model, as views."""
+        return self._training.read_state()[0]
+
+    def start(self, seed: bytes, weights: Mapping[str, Array], progress: Progress | None) -> None:
+        """Give model and optimizer the state with which a run starts, or goes on.
+
+        `weights` are those that the model does not have already.  Raises RecordingError
+        (cannot-resume).
+        """
+        self._seed = seed
+        variables = self._training.variables
+        assign_values({name: variables[name] for name in weights}, weights)
+        if progress is not None:
+            self._rates = read_recorded_rates(self.optimizer, progress)
+            assign_values(self._training.slots, split_state(progress.state)[1])
+            self.optimizer.iterations.assign(progress.steps)
+        self.remember()
+
+    def pass_over(self, step: int) -> None:
+        """Have the optimizer's learning rate as it was after a step of an earlier process.
+
+        A callback may have set it then, and sets it anew at the beginning of an epoch.
+        """
+        if step >= 0:
+            set_rate(self.optimizer, self._rates[step])
+
     def get_start(self) -> dict[str, Array]:
-        """The tensors of snapshot 0."""
-        model, _ = self._training.read_state()
-        return {MODEL_PREFIX + name: array.copy() for name, array in model.items()}
+        """The tensors of snapshot 0; raises RecordingError (not-finite)."""
+        for name, array in self.get_model().items():
+            if not np.isfinite(array).all():
+                raise RecordingError(
+                    f"{name} holds NaN or infinity before training", slug="not-finite"
+                )
+        return {MODEL_PREFIX + name: array.copy() for name, array in self.get_model().items()}
 
     def is_unchanged(self) -> bool:
         """Whether the state is still what it was when `remember` was called."""

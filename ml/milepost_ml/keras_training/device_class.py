@@ -7,7 +7,6 @@ it, so that a process which only has to know it need not load TensorFlow.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import os
@@ -37,11 +36,11 @@ def _get_instructions() -> str:
     return "base"
 
 
-@functools.cache
 def compute_device_class() -> str:
     """For example "tensorflow-2.21.0/keras-3.15.1/x86_64/avx512/threads-1/kat-<16 hex>".
 
-    Computed once a process; calls `configure_tensorflow` first.
+    Computed every time; sets TensorFlow up for the whole process, as the recorder does, and raises
+    RuntimeError where it has been set up otherwise.
     """
     tf, keras = load_keras()
     configure_tensorflow()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from milepost_ml.keras_layers import (
 from milepost_ml.keras_optimizers import KerasAdamW
 from milepost_ml.keras_training.building import build_layers, make_optimizer
 from milepost_ml.keras_training.training_step import TrainingStep, assign_values
+
+if TYPE_CHECKING:
+    from milepost_ml.digests import Array
 
 _KEY: Final = 20260101
 _SEED: Final = bytes(32)
@@ -67,27 +71,45 @@ def _make_graph() -> KerasGraph:
     )
 
 
+class _KnownAnswer:
+    """The training, built and traced once a process, done anew whenever it is asked for."""
+
+    def __init__(self) -> None:
+        graph = _make_graph()
+        declared = KerasAdamW(0.01, None, None, None, 0.9, 0.999, 1e-7, False)
+        self._optimizer = make_optimizer(declared)
+        self._optimizer.learning_rate.assign(0.01)
+        self._training = TrainingStep(graph, declared, build_layers(graph), self._optimizer)
+        words = np.random.Philox(key=_KEY)
+        self._start = {
+            name: _draw(words, tuple(variable.shape))
+            for name, variable in self._training.variables.items()
+        }
+        for name, values in self._start.items():
+            if name.endswith("moving_variance"):
+                np.abs(values, out=values)
+        self._images = _draw(words, (_BATCH, 28, 28, 1))
+        self._labels = (words.random_raw(_BATCH) % 10).astype(np.int64)
+
+    def compute(self) -> bytes:
+        """The content digest of the model after a few steps from the start."""
+        assign_values(self._training.variables, self._start)
+        assign_values(self._training.slots, {})
+        self._optimizer.iterations.assign(0)
+        for step in range(_STEPS):
+            self._training.reseed(_SEED, step)
+            self._training.run([self._images], self._labels)
+        return compute_content_digest(self._training.read_state()[0])
+
+
+def _draw(words: np.random.Philox, shape: tuple[int, ...]) -> Array:
+    drawn = (words.random_raw(int(np.prod(shape))) >> 40).astype(np.float32)
+    return (drawn * np.float32(2.0**-25) - np.float32(0.25)).reshape(shape)
+
+
+_get_known_answer: Final = functools.cache(_KnownAnswer)
+
+
 def compute_known_answer() -> bytes:
-    """The content digest of the model after a few steps; TensorFlow must be configured."""
-    graph = _make_graph()
-    declared = KerasAdamW(0.01, None, None, None, 0.9, 0.999, 1e-7, False)
-    optimizer = make_optimizer(declared)
-    optimizer.learning_rate.assign(0.01)
-    training = TrainingStep(graph, declared, build_layers(graph), optimizer)
-    words = np.random.Philox(key=_KEY)
-
-    def draw(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        drawn = (words.random_raw(int(np.prod(shape))) >> 40).astype(np.float32)
-        return (drawn * np.float32(2.0**-25) - np.float32(0.25)).reshape(shape)
-
-    start = {name: draw(tuple(variable.shape)) for name, variable in training.variables.items()}
-    for name, values in start.items():
-        if name.endswith("moving_variance"):
-            np.abs(values, out=values)
-    assign_values(training.variables, start)
-    images = draw((_BATCH, 28, 28, 1))
-    labels = (words.random_raw(_BATCH) % 10).astype(np.int64)
-    for step in range(_STEPS):
-        training.reseed(_SEED, step)
-        training.run([images], labels)
-    return compute_content_digest(training.read_state()[0])
+    """What comes out here and now; TensorFlow must be configured."""
+    return _get_known_answer().compute()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from milepost_consensus.step_digests import compute_state_digest
@@ -28,10 +30,29 @@ if TYPE_CHECKING:
     from milepost_ml.digests import Array
 
 
+class _Built:
+    """Layers, optimizer and traced step of a recipe, which only the stepper made last may use."""
+
+    def __init__(self, graph: KerasGraph, declared: KerasOptimizer) -> None:
+        self.optimizer: Any = make_optimizer(declared)
+        self.training = TrainingStep(graph, declared, build_layers(graph), self.optimizer)
+        self.user = object()
+
+
+@functools.lru_cache(maxsize=1)
+def _build(graph: KerasGraph, declared: KerasOptimizer, encoded: bytes) -> _Built:
+    """What the intervals of a run share: TensorFlow keeps most of the memory that tracing takes.
+
+    `encoded` tells apart what compares equal, such as 0.0 and -0.0.
+    """
+    return _Built(graph, declared)
+
+
 class KerasStepper:
     """A training in progress.  `step` counts the steps done; call `load` before anything else.
 
-    Sets TensorFlow up for the whole process, as the recorder does.
+    Another one made for the same recipe ends its use.  Sets TensorFlow up for the whole process, as
+    the recorder does.
     """
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
@@ -42,11 +63,11 @@ class KerasStepper:
         configure_tensorflow()
         self._recipe = recipe
         self._batches = Batches(recipe, data)
-        self._optimizer: Any = make_optimizer(group.optimizer)
         self._unfit: str | None = None
+        encoded = msgspec.json.encode((recipe.graph, group.optimizer))
         try:
-            layers = build_layers(recipe.graph)
-            self._training = TrainingStep(recipe.graph, group.optimizer, layers, self._optimizer)
+            self._built = _build(recipe.graph, group.optimizer, encoded)
+            self._built.user = self._me = object()
         except _get_failures() as error:
             self._unfit = _describe(error)
         self.step = 0
@@ -59,6 +80,15 @@ class KerasStepper:
             assign_values(self._training.variables, model)
             assign_values(self._training.slots, slots)
             self._optimizer.iterations.assign(step)
+
+    @property
+    def _training(self) -> TrainingStep:
+        assert self._built.user is self._me, "another stepper has taken over"
+        return self._built.training
+
+    @property
+    def _optimizer(self) -> Any:
+        return self._built.optimizer
 
     def get_batch_digest(self, step: int) -> bytes:
         """The digest of a step's batch, from the data themselves."""

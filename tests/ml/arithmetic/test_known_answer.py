@@ -121,6 +121,12 @@ def test_this_machines_class_is_repeated_and_no_other() -> None:
     assert known_answer.find_fault("torch-1.0/sparc") == f"this machine is {mine}"
 
 
+def test_a_class_of_tensorflow_needs_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_answer, "is_keras_installed", lambda: False)
+    told = known_answer.find_fault("tensorflow-2.21.0/keras-3.15.1/sparc")
+    assert told == "this machine is without TensorFlow"
+
+
 def test_a_flag_that_was_flipped_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever changes the bits, though no setting names it."""
     mine = compute_device_class()
