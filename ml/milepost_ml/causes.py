@@ -9,6 +9,10 @@ CONFIRMED: Final = {
         "the loop computes under torch.autocast in bfloat16, which the run does not declare."
         " Declare it with autocast='bfloat16', or leave it out"
     ),
+    "averaged-weights": (
+        "the step was computed with the running averages in place of the weights. Leave"
+        " ema.applied() before the next batch"
+    ),
     "averaged": "the loop trains the mean of the losses where loss= declares their sum",
     "clipped-norm": (
         "the loop clips the norm of the gradients to {limit:g}, which the run does not declare."
@@ -66,9 +70,16 @@ CONFIRMED: Final = {
         "the loop trained batch {other} where it was given batch {number}. Train the batch that"
         " run.batches() gives, in its order"
     ),
+    "restored-weights": (
+        "the step was computed with the weights of step {step}, which something restored"
+    ),
     "reversed-batch": "the loop trained the records of the batch in reversed order",
     "smoothed": "the loop trains with a label smoothing of {value:g} that loss= does not declare",
     "sorted-batch": "the loop trained the records of the batch in the order of the data",
+    "steps-changed": (
+        "every tensor is as the recorder saw it, and only the file in steps/ says something else: it"
+        " was changed after recording"
+    ),
     "summed": "the loop trains the sum of the losses where loss= declares their mean",
     "threads": (
         "{threads} threads computed it, and this profile repeats with as many only. Something calls"
@@ -93,8 +104,9 @@ USUAL: Final = {
     "failed": "the captured graph cannot be computed from this state and batch",
     "forward": (
         "the logged loss is another one too, so the forward pass or the batch was another: a batch"
-        " that the loop changes, a loss that is not loss=, randomness of its own, or something that"
-        " the model remembers without registering it as a buffer"
+        " that the loop changes, a loss that is not loss=, randomness of its own, something that"
+        " the model remembers without registering it as a buffer, or weights that were changed"
+        " between two steps through .data"
     ),
     "backward": (
         "the logged loss agrees, so the forward pass was the declared one and something changed the"
@@ -103,7 +115,8 @@ USUAL: Final = {
     ),
     "loss": "run.log was given another loss than loss= computes",
     "state-buffer": (
-        "the gradient agrees, so something besides the forward pass changes the buffers ({tensors})"
+        "the gradient agrees, so something besides the trained forward pass changes the buffers"
+        " ({tensors}): a forward pass over other data in training mode, or the loop itself"
     ),
     "state-parameter": (
         "the gradient agrees, so something besides the optimizer changes the weights ({tensors}): a"

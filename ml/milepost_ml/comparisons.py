@@ -110,6 +110,8 @@ def get_kind(recipe: Recipe, names: Sequence[str]) -> str:
 
 def explain(passage: Passage, difference: Difference, differing: Differing) -> Found | None:
     """A cause that the tensors at hand confirm."""
+    if passage.tensors is not None and differing.of and not differing.names:
+        return Found("steps-changed")
     if "gradient" in difference.parts:
         return _find_scaled_gradient(passage, difference, differing)
     if "loss" in difference.parts:
@@ -129,17 +131,17 @@ def _find_scaled_gradient(
         return None
     kept = passage.tensors[difference.place].gradients
     names = differing.names
+    if all(compute_tensor_digest(np.zeros_like(mine[name])) == kept[name] for name in names):
+        return Found("gradient-zero")
     for factor in (0.0, *_FACTORS):
         if all(compute_tensor_digest(_scale(mine[name], factor)) == kept[name] for name in names):
-            if factor == 0.0:
+            if factor == 0.0:  # with the signs of what it was
                 return Found("gradient-zero")
             return Found("gradient-scaled", {"factor": factor, "of": f" of {', '.join(names[:3])}"})
     return None
 
 
 def _scale(array: Array, factor: float) -> Array:
-    if factor == 0.0:
-        return np.zeros_like(array)
     scaled: Array = array * array.dtype.type(factor)
     return scaled
 

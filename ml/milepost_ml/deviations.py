@@ -13,11 +13,12 @@ import msgspec
 import numpy as np
 
 from milepost_consensus.payloads import CLASS, EXACT
+from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.keyed import make_order
 from milepost_ml.nodes import Graph, Node
 from milepost_ml.recipe import Recipe
 from milepost_ml.trials import Deviation
-from milepost_ml.updates import ClipNorm, ClipValue
+from milepost_ml.updates import AVERAGE, ClipNorm, ClipValue
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
@@ -26,7 +27,7 @@ USUAL_NORMS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 USUAL_VALUES: Final = (0.1, 0.5, 1.0, 5.0)
 USUAL_SMOOTHING: Final = 0.1
 MAX_BATCHES: Final = 64
-"""Other batches that are tried in place of the planned one, the nearest first."""
+"""Other batches, the nearest first, that are tried in place of the planned one; and the first."""
 
 _REDUCTIONS: Final = {
     "binary_cross_entropy": 3,
@@ -56,6 +57,10 @@ class Scene(NamedTuple):
     """The stride that does not repeat."""
     gradients: Mapping[str, Array]
     """As the declared training has them."""
+    before: Mapping[str, Array]
+    """The state before the stride, by the names of a snapshot."""
+    start: Mapping[str, Array]
+    """The snapshot before the interval."""
     processors: int
     """Of the machine that recorded, or of this one if it has more."""
 
@@ -130,6 +135,22 @@ def propose_later_passes(scene: Scene) -> Iterator[Proposal]:
     yield Proposal("forward-after", Deviation(forward_after=True))
 
 
+def propose_weights(scene: Scene) -> Iterator[Proposal]:
+    """The weights are not those that the step before left."""
+    names = [item.name for item in scene.recipe.parameters]
+    averages = {
+        name: scene.before[slot]
+        for name in names
+        if (slot := f"{OPTIMIZER_PREFIX}{name}.{AVERAGE}") in scene.before
+    }
+    if averages:
+        yield Proposal("averaged-weights", Deviation(weights=averages))
+    if scene.steps.start % scene.recipe.steps_per_interval:
+        restored = {name: scene.start[MODEL_PREFIX + name] for name in names}
+        step = scene.steps.start - scene.steps.start % scene.recipe.steps_per_interval
+        yield Proposal("restored-weights", Deviation(weights=restored), {"step": step})
+
+
 def propose_augmentation(scene: Scene) -> Iterator[Proposal]:
     """The declared augmentation was not done."""
     if scene.recipe.augment:
@@ -170,17 +191,12 @@ def propose_batches(scene: Scene) -> Iterator[Proposal]:
     yield Proposal("unshuffled", feed(get_plain))
     yield Proposal("sorted-batch", feed(lambda number: sorted(planned[number])))
     yield Proposal("reversed-batch", feed(lambda number: planned[number][::-1]))
-    low, high = numbers[0] // batches * batches, (numbers[0] // batches + 1) * batches
-    others = sorted(set(range(low, high)) | {0, numbers[0] - 1, numbers[0] + 1})
-    others.sort(key=lambda other: abs(other - numbers[0]))
-    for other in others[: MAX_BATCHES + 1]:
-        if other >= 0 and other != numbers[0]:
-            shift = other - numbers[0]
-            rows = {
-                number: order.get_indices(max(0, number + shift)).tolist() for number in numbers
-            }
-            details = {"other": other, "number": numbers[0]}
-            yield Proposal("other-batch", Deviation(rows=rows), details)
+    others = range(max(0, numbers[0] - MAX_BATCHES // 2), numbers[0] + MAX_BATCHES // 2 + 1)
+    for other in sorted({0, *others}, key=lambda each: abs(each - numbers[0]))[1:]:
+        shift = other - numbers[0]
+        rows = {number: order.get_indices(number + shift).tolist() for number in numbers}
+        details = {"other": other, "number": numbers[0]}
+        yield Proposal("other-batch", Deviation(rows=rows), details)
 
 
 FOR_GRADIENTS: Final[Mapping[str, Propose]] = {
@@ -189,6 +205,7 @@ FOR_GRADIENTS: Final[Mapping[str, Propose]] = {
     "reduction and smoothing of the loss": propose_losses,
     "model.eval()": propose_modes,
     "a further forward pass": propose_passes,
+    "averaged or restored weights": propose_weights,
     "augmentation left out": propose_augmentation,
     "autocast": propose_autocast,
     "other numbers of threads": propose_threads,

@@ -24,6 +24,7 @@ from milepost_ml.digests import MODEL_PREFIX
 from milepost_ml.files import RUN
 from milepost_ml.nodes import Graph
 from milepost_ml.passage import (
+    END,
     FAILED,
     Difference,
     Passage,
@@ -64,7 +65,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     stride: tuple[int, int] | None = None
     """First and last step of what was compared at once."""
     parts: tuple[str, ...] = ()
-    """What differs there: batch, gradient, loss, state; or failed."""
+    """What differs there: batch, gradient, loss, state; or failed; or, within a tolerance, end."""
     tensors: tuple[str, ...] = ()
     """Those that differ."""
     tensors_of: str = ""
@@ -85,7 +86,7 @@ def diagnose(folder: Path, interval: int, say: Say = lambda text: None) -> Diagn
     difference = find_difference(passage)
     if difference is None:
         return Diagnosis(interval, repeats=True)
-    say(f"differs at step {_name_steps(difference.steps)}; looking for the cause")
+    say(f"differs at {_name_steps(difference.steps)}; looking for the cause")
     differing = find_differing(passage, difference)
     explained = _Explanation(passage, difference, differing, say)
     cause = explained.find()
@@ -106,7 +107,7 @@ def diagnose(folder: Path, interval: int, say: Say = lambda text: None) -> Diagn
 
 
 def _name_steps(steps: range) -> str:
-    return str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
+    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
 
 
 class _Explanation:
@@ -160,7 +161,7 @@ class _Explanation:
         self._say("doing it twice from the same state")
         found = find_unsteady(self._passage, self._difference)
         if found is None:
-            self.tried.append("doing it twice here")
+            self.tried.append("the same once more on this machine")
             return None
         self.step = found.step
         return Found("unsteady", {"place": found.place})
@@ -178,7 +179,7 @@ class _Explanation:
     def _compare_directly(self) -> Found | None:
         found = comparisons.explain(self._passage, self._difference, self._differing)
         if found is None:
-            self.tried.append("gradients and losses times usual factors")
+            self.tried.append("what was there before, and usual factors")
         return found
 
     # Training once more --------------------------------------------------------------------------
@@ -186,10 +187,12 @@ class _Explanation:
     def _try(self, name: str, propose: Propose) -> Found | None:
         """Try all deviations of a kind, in the steps in which they may have happened."""
         scene = Scene(
-            self._passage.recipe,
-            self._difference.steps,
-            self._difference.gradients,
-            _count_processors(self._passage.folder),
+            recipe=self._passage.recipe,
+            steps=self._difference.steps,
+            gradients=self._difference.gradients,
+            before=self._difference.before.state,
+            start=self._passage.start,
+            processors=_count_processors(self._passage.folder),
         )
         said = False
         for proposal in propose(scene):
@@ -305,34 +308,42 @@ def _count_processors(folder: Path) -> int:
         return mine
 
 
-def describe(found: Diagnosis) -> list[str]:
-    """What was found, a line each."""
+def describe(found: Diagnosis) -> list[tuple[str, str]]:
+    """What was found, as labelled sentences."""
     if found.repeats:
-        return [f"interval {found.interval} repeats; there is nothing to look for"]
+        return []
     assert found.stride is not None
     assert found.cause is not None
     first, last = found.stride
     where = f"step {found.step}"
-    if last > first:
-        where += f" (steps {first} to {last} were compared together)"
-    lines = [f"first difference: {where}, in the {_join(found.parts)}"]
-    if found.tensors:
-        what = {
-            "gradient": "gradients",
-            "state": "tensors of the state after it",
-            "end": "tensors of the snapshot at the interval's end",
-        }[found.tensors_of]
-        names = list_names(found.tensors)
-        lines.append(f"tensors: {len(found.tensors)} of {found.compared} {what} differ: {names}")
-    elif found.tensors_of == "end":
-        lines.append("tensors: none of the snapshot at the interval's end differs")
-    if found.cause.confirmed:
-        lines.append(f"cause, confirmed by doing the same here: {found.cause.text}.")
+    if found.parts == (END,):
+        where += f", as far as losses tell; only the end of steps {first} to {last} is compared"
     else:
-        lines.append(f"usual cause: {found.cause.text}.")
-        if found.tried:
-            lines.append(f"tried, and not it: {'; '.join(found.tried)}.")
-    return lines
+        where += f" (of steps {first} to {last}, compared together)" if last > first else ""
+        where += f", in the {_join(found.parts)}"
+    said = [("first difference", f"{where}.")]
+    if found.tensors_of:
+        said.append(("tensors", _describe_tensors(found)))
+    if found.cause.confirmed:
+        said += [
+            ("cause", f"{found.cause.text}."),
+            ("", "Confirmed: doing so gives what is recorded."),
+        ]
+    else:
+        said.append(("usual cause", f"{found.cause.text}."))
+    if found.tried and not found.cause.confirmed:
+        said.append(("tried, not it", f"{'; '.join(found.tried)}."))
+    return said
+
+
+def _describe_tensors(found: Diagnosis) -> str:
+    what = {
+        "gradient": "gradients differ",
+        "state": "tensors of the state after it differ",
+        "end": "tensors of the snapshot at the interval's end differ",
+    }[found.tensors_of]
+    names = f": {list_names(found.tensors)}" if found.tensors else ""
+    return f"{len(found.tensors)} of {found.compared} {what}{names}."
 
 
 def _join(parts: Sequence[str]) -> str:

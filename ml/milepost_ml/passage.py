@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PARTS: Final = ("batch", "gradient", "loss", "state")
 """What a stride commits to, in the order in which one follows from the other."""
 FAILED: Final = "failed"
+END: Final = "end"
+"""What differs under profile `tolerance`, where only the interval's end is compared."""
 LOSS_NOISE: Final = 1e-3
 """A share of the loss by which another machine's arithmetic does not move it in a few steps."""
 
@@ -96,7 +98,7 @@ class Difference(NamedTuple):
     """The number of the stride in its interval."""
     steps: range
     parts: tuple[str, ...]
-    """What differs in it, of PARTS; FAILED alone where a step cannot be computed."""
+    """What differs in it, of PARTS; or FAILED or END alone."""
     before: Point
     """The state from which it was trained."""
     earlier: Point
@@ -170,7 +172,7 @@ def _measure_whole(passage: Passage) -> Difference | None:
     return Difference(
         place=0,
         steps=passage.steps,
-        parts=("state",) if agrees else ("batch",),
+        parts=(END,) if agrees else ("batch",),
         before=start,
         earlier=start,
         result=whole,

@@ -25,7 +25,7 @@ from milepost_ml.files import RUN, SELFCHECK, write_bytes
 from milepost_ml.keras_graph import KerasGraph
 from milepost_ml.recipe import Recipe
 from milepost_ml.recorded import read_recorded
-from milepost_ml.replay import Retraced, retrace_recorded
+from milepost_ml.replay import FAILED, Retraced, retrace_recorded
 
 _CAUSES: Final = {
     "batch": "the data on disk are not those the run was fed",
@@ -57,8 +57,10 @@ class SelfCheck(msgspec.Struct, frozen=True):
     """What differs there: batch, gradient, loss, state; under `tolerance` what differs most."""
     distance_ppb: int
     seconds: float
+    finding: str
+    """The same for people, as what one says of the interval."""
     message: str
-    """The same for people."""
+    """A whole sentence, with the usual cause and what to do where it does not repeat."""
 
 
 def check_interval(folder: Path, interval: int) -> SelfCheck:
@@ -67,24 +69,26 @@ def check_interval(folder: Path, interval: int) -> SelfCheck:
         recipe = read_recorded(folder)
         found = retrace_recorded(folder, interval)
     except InvalidRecord as error:
-        message = f"interval {interval} could not be retraced: {error}"
-        return SelfCheck(interval, None, None, "", 0, 0.0, message)
-    seconds = round(found.seconds, 3)
+        finding = f"could not be retraced: {error}"
+        message = f"interval {interval} {finding}"
+        return SelfCheck(interval, None, None, "", 0, 0.0, finding, message)
     if recipe.profile == TOLERANCE:
-        message = _describe_residual(found, interval, recipe.tolerance_ppb, folder)
-        return SelfCheck(
-            interval, found.agrees, found.step, found.part, found.distance_ppb, seconds, message
-        )
-    if found.agrees:
-        message = f"interval {interval} retraced in {found.seconds:.1f} s, identical"
-        return SelfCheck(interval, True, None, "", 0, seconds, message)
-    message = (
-        f"interval {interval} does not repeat: first difference at step {found.step}, in the"
-        f" {found.part}; after the interval the weights are {found.distance_ppb / 1e7:.4g} % of its"
-        f" movement apart. Usual cause: {_CAUSES[found.part]}. Verifiers would reject this run"
-        f" ({_name_next(folder, interval)})"
+        finding, usual = _describe_residual(found, recipe.tolerance_ppb)
+    else:
+        finding, usual = _describe_difference(found)
+    message = f"interval {interval} {finding}"
+    if not found.agrees:
+        message += f". {usual}. Verifiers would reject this run ({_name_next(folder, interval)})"
+    return SelfCheck(
+        interval=interval,
+        identical=found.agrees,
+        step=found.step,
+        part=found.part,
+        distance_ppb=0 if found.agrees and recipe.profile != TOLERANCE else found.distance_ppb,
+        seconds=round(found.seconds, 3),
+        finding=finding,
+        message=message,
     )
-    return SelfCheck(interval, False, found.step, found.part, found.distance_ppb, seconds, message)
 
 
 def _name_next(folder: Path, interval: int) -> str:
@@ -93,17 +97,30 @@ def _name_next(folder: Path, interval: int) -> str:
     return f"milepost check {folder}{chosen} --bisect; milepost explain not-reproducible"
 
 
-def _describe_residual(found: Retraced, interval: int, tolerance_ppb: int, folder: Path) -> str:
+def _describe_difference(found: Retraced) -> tuple[str, str]:
+    """What was found where all bits are compared, and what usually causes it."""
+    if found.agrees:
+        return f"retraced in {found.seconds:.1f} s, identical", ""
+    finding = f"does not repeat: first difference at step {found.step}, in the {found.part}"
+    if found.part == FAILED:
+        finding = f"does not repeat: step {found.step} cannot be computed"
+    elif found.distance_ppb:
+        share = found.distance_ppb / 1e7
+        finding += f"; after the interval the weights are {share:.4g} % of its movement apart"
+    return finding, f"Usual cause: {_CAUSES[found.part]}"
+
+
+def _describe_residual(found: Retraced, tolerance_ppb: int) -> tuple[str, str]:
     """What a run with a tolerance needs to hear: how much of the bound it used up here."""
     measured = f"a residual of {found.distance_ppb / PPB:.1e} ({found.part or 'all values equal'})"
     bound = f"the bound of {format_tolerance(tolerance_ppb)}"
     if found.agrees:
-        return f"interval {interval} retraced in {found.seconds:.1f} s with {measured}, {bound}"
+        return f"retraced in {found.seconds:.1f} s with {measured}, {bound}", ""
     return (
-        f"interval {interval} does not repeat: {measured} is beyond {bound}. Usual causes: what"
-        " breaks a run of any profile, such as another loss than declared; or intervals so long"
-        " that the noise of this model grows beyond the bound (every=1 keeps it smallest)."
-        f" Verifiers would reject this run ({_name_next(folder, interval)})"
+        f"does not repeat: {measured} is beyond {bound}",
+        "Usual causes: what breaks a run of any profile, such as another loss than declared; or"
+        " intervals so long that the noise of this model grows beyond the bound (every=1 keeps it"
+        " smallest)",
     )
 
 

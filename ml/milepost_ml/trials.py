@@ -40,6 +40,8 @@ class Deviation(NamedTuple):
     """Likewise after backward, before the optimizer's step."""
     rows: Mapping[int, Sequence[int]] | None = None
     """The records that are fed in place of the planned ones, by the batch's number."""
+    weights: Mapping[str, Array] | None = None
+    """Parameters that are in place of those that the step before left."""
     threads: int | None = None
 
 
@@ -69,6 +71,10 @@ class TrialStepper(Stepper):
         self._recipe = now.recipe or self._declared
         self._runner = self._runners[now.recipe is not None]
         self._profile.autocast = self._recipe.autocast is not None
+        if now.weights is not None:
+            with torch.no_grad():
+                for name, array in now.weights.items():
+                    self._parameters[name].copy_(self._take(array))
         with using_threads(now.threads):
             return super()._advance()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -65,7 +66,7 @@ def check(
         raise MachineCannot(str(error)) from error
     except InvalidRecord as error:
         raise CannotTell(str(error), slug=error.slug) from error
-    _finish(run, found, diagnosis, json_wanted=json_wanted, bisect=bisect)
+    _finish(run, found, diagnosis, json_wanted=json_wanted)
 
 
 def _choose(run: Path, interval: int | None, every: bool) -> Sequence[int]:
@@ -113,9 +114,7 @@ def _bisect(run: Path, interval: int) -> Diagnosis:
 
 
 def _print_interval(found: SelfCheck) -> None:
-    name = f"interval {found.interval}"
-    detail = found.message.removeprefix(name).strip()
-    output.print_check(STATES[found.identical], name, detail)
+    output.print_check(STATES[found.identical], f"interval {found.interval}", found.finding)
 
 
 def _finish(
@@ -124,7 +123,6 @@ def _finish(
     diagnosis: Diagnosis | None,
     *,
     json_wanted: bool,
-    bisect: bool,
 ) -> NoReturn:
     import msgspec
 
@@ -146,8 +144,21 @@ def _finish(
     if len(found) > 1:
         output.say(f"{answers.count(True)} of {len(found)} intervals repeat")
     if diagnosis is not None:
-        from milepost_ml.diagnosis import describe
-
-        for line in describe(diagnosis):
-            output.say(line)
+        _print_diagnosis(diagnosis)
+    elif code == exits.NO:
+        first = next(each.interval for each in found if each.identical is False)
+        chosen = f" --interval {first}" if first else ""
+        output.tell(f"Verifiers would reject this run. Why: milepost check {run}{chosen} --bisect")
+    if code == exits.NO:
+        output.tell("More: milepost explain not-reproducible", style="dim")
     raise typer.Exit(code)
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    from milepost_ml.diagnosis import describe
+
+    output.say()
+    output.say(f"Interval {diagnosis.interval}", style="bold")
+    for label, text in describe(diagnosis):
+        start = f"  {label:<18}"
+        output.say(textwrap.fill(text, 96, initial_indent=start, subsequent_indent=" " * 20))
