@@ -77,8 +77,8 @@ CONFIRMED: Final = {
     "smoothed": "the loop trains with a label smoothing of {value:g} that loss= does not declare",
     "sorted-batch": "the loop trained the records of the batch in the order of the data",
     "steps-changed": (
-        "every tensor is as the recorder saw it, and only the file in steps/ says something else: it"
-        " was changed after recording"
+        "every tensor is as the recorder saw it, and only the file in steps/ says something else:"
+        " it was changed after recording"
     ),
     "summed": "the loop trains the sum of the losses where loss= declares their mean",
     "threads": (

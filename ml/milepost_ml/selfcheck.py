@@ -9,6 +9,7 @@ one sentence, and exits with 0 (identical), 1 (differs) or 3 (the record could n
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -182,6 +183,8 @@ def prepare_machine(folder: Path) -> str | None:
 def _find_class(recipe: Recipe) -> str:
     """The device class of this machine, as the recipe's framework has it."""
     if isinstance(recipe.graph, KerasGraph):
+        # It warns of functions that are traced often, as one for every interval is.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         from milepost_ml.keras_training import device_class
 
         return device_class.compute_device_class()
