@@ -99,6 +99,9 @@ CONFIRMED: Final = {
 }
 """By name; each was tried, and what came out was equal to the record."""
 
+SEEN: Final = frozenset({"data-order", "data-records", "steps-changed", "unsteady"})
+"""Those that show without training in another way."""
+
 USUAL: Final = {
     "batch": "the data on disk are not those the run was fed",
     "failed": "the captured graph cannot be computed from this state and batch",

@@ -55,6 +55,8 @@ class Scene(NamedTuple):
     recipe: Recipe
     steps: range
     """The stride that does not repeat."""
+    turn: int
+    """The first of them in which a deviation of the forward pass shows."""
     gradients: Mapping[str, Array]
     """As the declared training has them."""
     before: Mapping[str, Array]
@@ -71,6 +73,8 @@ class Proposal(NamedTuple):
     cause: str
     deviation: Deviation
     details: Mapping[str, Any] = {}
+    once: bool = False
+    """Whether it is one of so many that it is tried in a single step only."""
 
 
 Propose = Callable[[Scene], Iterator[Proposal]]
@@ -191,12 +195,14 @@ def propose_batches(scene: Scene) -> Iterator[Proposal]:
     yield Proposal("unshuffled", feed(get_plain))
     yield Proposal("sorted-batch", feed(lambda number: sorted(planned[number])))
     yield Proposal("reversed-batch", feed(lambda number: planned[number][::-1]))
-    others = range(max(0, numbers[0] - MAX_BATCHES // 2), numbers[0] + MAX_BATCHES // 2 + 1)
-    for other in sorted({0, *others}, key=lambda each: abs(each - numbers[0]))[1:]:
-        shift = other - numbers[0]
-        rows = {number: order.get_indices(number + shift).tolist() for number in numbers}
-        details = {"other": other, "number": numbers[0]}
-        yield Proposal("other-batch", Deviation(rows=rows), details)
+    now = order.get_numbers(scene.turn)
+    nearest = range(max(0, now[0] - MAX_BATCHES // 2), now[0] + MAX_BATCHES // 2 + 1)
+    for other in sorted({0, *nearest}, key=lambda each: abs(each - now[0]))[1:]:
+        rows = {
+            number: order.get_indices(place).tolist() for place, number in enumerate(now, other)
+        }
+        details = {"other": other, "number": now[0]}
+        yield Proposal("other-batch", Deviation(rows=rows), details, once=True)
 
 
 FOR_GRADIENTS: Final[Mapping[str, Propose]] = {

@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from milepost_ml import comparisons
-from milepost_ml.causes import CONFIRMED, USUAL
+from milepost_ml.causes import CONFIRMED, SEEN, USUAL
 from milepost_ml.changed_data import find_changed_data
 from milepost_ml.comparisons import Differing, Found, find_differing
 from milepost_ml.deviations import FOR_GRADIENTS, FOR_STATES, Propose, Scene
 from milepost_ml.digests import MODEL_PREFIX
 from milepost_ml.files import RUN
+from milepost_ml.findings import Cause, Diagnosis, list_names
 from milepost_ml.nodes import Graph
 from milepost_ml.passage import (
-    END,
     FAILED,
     Difference,
     Passage,
@@ -38,43 +36,10 @@ from milepost_ml.steps import StepFailed
 from milepost_ml.trials import Deviation, TrialStepper
 from milepost_ml.unsteady import find_unsteady
 
-LISTED: Final = 3
-"""How many names a sentence lists."""
 _COSTLY: Final = ("other numbers of threads", "other batches")
 """Tried after what needs no training."""
 
 Say = Callable[[str], None]
-
-
-class Cause(msgspec.Struct, frozen=True):
-    """What made the difference."""
-
-    name: str
-    confirmed: bool
-    """Whether it was tried and gave what was recorded; otherwise it is what usually does this."""
-    text: str
-
-
-class Diagnosis(msgspec.Struct, frozen=True):
-    """What looking closely at one interval found."""
-
-    interval: int
-    repeats: bool
-    step: int | None = None
-    """The first step that differs, as far as the record tells."""
-    stride: tuple[int, int] | None = None
-    """First and last step of what was compared at once."""
-    parts: tuple[str, ...] = ()
-    """What differs there: batch, gradient, loss, state; or failed; or, within a tolerance, end."""
-    tensors: tuple[str, ...] = ()
-    """Those that differ."""
-    tensors_of: str = ""
-    """Of what: gradient or state (after the stride), or end (of the interval)."""
-    compared: int = 0
-    """How many tensors were compared."""
-    cause: Cause | None = None
-    tried: tuple[str, ...] = ()
-    """What was tried and does not explain it."""
 
 
 def diagnose(folder: Path, interval: int, say: Say = lambda text: None) -> Diagnosis:
@@ -91,11 +56,12 @@ def diagnose(folder: Path, interval: int, say: Say = lambda text: None) -> Diagn
     explained = _Explanation(passage, difference, differing, say)
     cause = explained.find()
     turn = find_turn(passage, difference)
-    first = difference.steps.start if turn is None else turn
+    if turn is None and len(difference.steps) == 1:
+        turn = difference.steps[0]
     return Diagnosis(
         interval=interval,
         repeats=False,
-        step=first if explained.step is None else explained.step,
+        step=turn if explained.step is None else explained.step,
         stride=(difference.steps[0], difference.steps[-1]),
         parts=difference.parts,
         tensors=differing.names,
@@ -133,13 +99,16 @@ class _Explanation:
             if found is not None:
                 details = {"tensors": list_names(self._get_tensors()), **found.details}
                 text = CONFIRMED[found.cause].format_map(details)
-                return Cause(found.cause, confirmed=True, text=text)
+                return Cause(
+                    found.cause, confirmed=True, text=text, evidence=self._get_evidence(found.cause)
+                )
         return self._guess()
 
     def _get_looks(self) -> Iterator[Callable[[], Found | None]]:
         """What to look for, the cheapest and the most telling first."""
         parts = self._difference.parts
-        yield self._find_unsteady
+        if not self._passage.has_tolerance:
+            yield self._find_unsteady
         if "batch" in parts:
             yield self._find_changed_data
             return
@@ -189,6 +158,7 @@ class _Explanation:
         scene = Scene(
             recipe=self._passage.recipe,
             steps=self._difference.steps,
+            turn=self._get_turn(),
             gradients=self._difference.gradients,
             before=self._difference.before.state,
             start=self._passage.start,
@@ -199,7 +169,7 @@ class _Explanation:
             if not said:
                 self._say(f"trying {name}")
                 said = True
-            for steps in self._get_step_sets():
+            for steps in self._get_step_sets(once=proposal.once):
                 if self._explains(proposal.deviation, steps):
                     self.step = steps[0]
                     return Found(proposal.cause, proposal.details)
@@ -207,11 +177,16 @@ class _Explanation:
             self.tried.append(name)
         return None
 
-    def _get_step_sets(self) -> list[range]:
-        """In which steps a deviation may have been at work, to show first where it does."""
+    def _get_step_sets(self, *, once: bool) -> list[range]:
+        """In which steps a deviation may have been at work, to show first where it does.
+
+        With `once`, only the step in which a deviation of the forward pass shows.
+        """
         steps, turn = self._difference.steps, find_turn(self._passage, self._difference)
         if len(steps) == 1:
             return [steps]
+        if once:
+            return [range(self._get_turn(), self._get_turn() + 1)]
         sets: list[range] = []
         # What changes the update of a step shows in the loss of the next.
         around = [steps[-1]] if turn is None else [turn, turn - 1]
@@ -219,9 +194,13 @@ class _Explanation:
             if step in steps:
                 sets += [range(step, steps.stop), range(step, step + 1)]
         sets.append(steps)
-        if "gradient" not in self._difference.parts:
+        if turn is None:
             sets += [range(step, step + 1) for step in steps]
         return list(dict.fromkeys(sets))
+
+    def _get_turn(self) -> int:
+        turn = find_turn(self._passage, self._difference)
+        return self._difference.steps[-1] if turn is None else turn
 
     def _explains(self, deviation: Deviation, steps: range) -> bool:
         """Whether training with a deviation gives what was recorded."""
@@ -238,6 +217,13 @@ class _Explanation:
             return is_within(passage, stepper)
         parts = compare(result, passage.rows[difference.place])
         return difference.part not in parts
+
+    def _get_evidence(self, cause: str) -> str:
+        if cause in SEEN:
+            return ""
+        if self._passage.has_tolerance:
+            return "trained so, the interval ends within the bound"
+        return f"computed so, the {self._difference.part} is the recorded one, bit for bit"
 
     # Where nothing was confirmed -----------------------------------------------------------------
 
@@ -292,12 +278,6 @@ def _describe_records(changed: Sequence[int], suspect: Sequence[int]) -> str:
     return "; ".join(parts)
 
 
-def list_names(names: Sequence[str]) -> str:
-    """The first few, and how many more."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
 def _count_processors(folder: Path) -> int:
     """Of the machine that recorded, as run.json says, or of this one if it has more."""
     mine = os.cpu_count() or 1
@@ -306,45 +286,3 @@ def _count_processors(folder: Path) -> int:
         return max(mine, min(int(about["environment"]["processors"]), 4 * mine))
     except (OSError, ValueError, KeyError, TypeError):
         return mine
-
-
-def describe(found: Diagnosis) -> list[tuple[str, str]]:
-    """What was found, as labelled sentences."""
-    if found.repeats:
-        return []
-    assert found.stride is not None
-    assert found.cause is not None
-    first, last = found.stride
-    where = f"step {found.step}"
-    if found.parts == (END,):
-        where += f", as far as losses tell; only the end of steps {first} to {last} is compared"
-    else:
-        where += f" (of steps {first} to {last}, compared together)" if last > first else ""
-        where += f", in the {_join(found.parts)}"
-    said = [("first difference", f"{where}.")]
-    if found.tensors_of:
-        said.append(("tensors", _describe_tensors(found)))
-    if found.cause.confirmed:
-        said += [
-            ("cause", f"{found.cause.text}."),
-            ("", "Confirmed: doing so gives what is recorded."),
-        ]
-    else:
-        said.append(("usual cause", f"{found.cause.text}."))
-    if found.tried and not found.cause.confirmed:
-        said.append(("tried, not it", f"{'; '.join(found.tried)}."))
-    return said
-
-
-def _describe_tensors(found: Diagnosis) -> str:
-    what = {
-        "gradient": "gradients differ",
-        "state": "tensors of the state after it differ",
-        "end": "tensors of the snapshot at the interval's end differ",
-    }[found.tensors_of]
-    names = f": {list_names(found.tensors)}" if found.tensors else ""
-    return f"{len(found.tensors)} of {found.compared} {what}{names}."
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -185,7 +185,7 @@ class Scribe:
         self._entries += compute_gradient_commitment(gradient) + losses + post
         self._gradients += gradient
         if self.intervals == 0:
-            self._tensors += encode_row(images.gradient.get_arrays(), images.get_state())
+            self._tensors += encode_row(images)
         self._open += stride
         if len(self._open) == self._recipe.steps_per_interval:
             self._close_interval()

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
 
-from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX, get_raw, split_state
+from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX, get_raw
 from milepost_ml.files import TENSORS
 from milepost_ml.recipe import Recipe, get_model_specs, get_optimizer_specs, get_strides
 
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
+    from milepost_ml.strides import StepImages
 
 DIGEST_BYTES: Final = 16
 """Enough to tell values apart that nobody chose to collide."""
@@ -47,10 +48,10 @@ def compute_digests(tensors: Mapping[str, Array]) -> dict[str, bytes]:
     return {name: compute_tensor_digest(array) for name, array in tensors.items()}
 
 
-def encode_row(gradients: Mapping[str, Array], state: Mapping[str, Array]) -> bytes:
-    """A stride's row; `state` are a snapshot's tensors."""
-    parts = (gradients, *split_state(dict(state)))
-    return b"".join(compute_tensor_digest(part[name]) for part in parts for name in sorted(part))
+def encode_row(images: StepImages) -> bytes:
+    """A stride's row."""
+    parts = (images.gradient, images.model, images.optimizer)
+    return b"".join(blake3(raw).digest(DIGEST_BYTES) for part in parts for raw in part.values)
 
 
 def _get_names(recipe: Recipe) -> tuple[list[str], list[str]]:

@@ -32,7 +32,7 @@ def find_unsteady(passage: Passage, difference: Difference) -> Unsteady | None:
         result = again.run_stride(len(difference.steps))
     except StepFailed:
         return Unsteady(None, "whether the step can be computed at all")
-    if passage.has_tolerance or difference.result is None or result == difference.result:
+    if difference.result is None or result == difference.result:
         return None
     if not isinstance(passage.recipe.graph, Graph):
         return Unsteady(None, "TensorFlow's step")

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from milepost_ml import graph
 from milepost_ml.augmentation import Flip
-from milepost_ml.diagnosis import Diagnosis, describe, diagnose
+from milepost_ml.diagnosis import diagnose
 from milepost_ml.files import DATA, TENSORS
+from milepost_ml.findings import Diagnosis, describe
 from milepost_ml.keyed import Order, make_seed
 from milepost_ml.recipe import get_snapshot_specs
 from milepost_ml.recorded import read_recorded
@@ -216,8 +217,9 @@ def test_autocast_that_is_not_declared(tmp_path: Path) -> None:
         ("sorted-batch", lambda order, number: np.sort(order.get_indices(number))),
     ],
 )
+@pytest.mark.parametrize("stride", [1, 5])
 def test_another_batch_than_the_one_that_was_given(
-    cause: str, choose: Callable[[Order, int], Any], tmp_path: Path
+    stride: int, cause: str, choose: Callable[[Order, int], Any], tmp_path: Path
 ) -> None:
     task = make_task("mlp")
     rows = choose(Order(seed=make_seed(3), records=40, batch_size=8), 3)
@@ -225,7 +227,7 @@ def test_another_batch_than_the_one_that_was_given(
     def swap(loop: Loop) -> None:
         loop.batch[:] = [task.inputs[rows], task.targets[rows]]
 
-    found = diagnose(record(tmp_path, task=task, cheat=at(3, swap)), 0)
+    found = diagnose(record(tmp_path, task=task, cheat=at(3, swap), stride=stride), 0)
     confirm(found, cause, 3)
     if cause == "other-batch":
         assert found.cause is not None
@@ -432,6 +434,7 @@ def test_an_operator_whose_gradient_differs_is_named(
     assert "the backward pass, in first.weight" in found.cause.text
 
 
+@pytest.mark.slow
 def test_within_a_tolerance_the_end_decides(tmp_path: Path) -> None:
     options: dict[str, Any] = {"profile": "tolerance", "tolerance": 1e-3, "every": 5}
     assert diagnose(record(tmp_path, **options), 0).repeats
@@ -441,6 +444,7 @@ def test_within_a_tolerance_the_end_decides(tmp_path: Path) -> None:
     found = diagnose(clipped, 0)
     confirm(found, "clipped-norm", 0)
     assert found.tensors_of == "end"
+    assert any("only the end of steps 0 to 4" in text for _, text in describe(found))
     strange = diagnose(record(tmp_path, cheat=at(3, poison), **options), 0)
     assert strange.cause is not None
     assert (strange.step, strange.cause.name) == (3, "forward")

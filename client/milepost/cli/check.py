@@ -14,7 +14,7 @@ from milepost.cli.provide import provide_extra
 from milepost.errors import CannotTell, MachineCannot, WrongUsage
 
 if TYPE_CHECKING:
-    from milepost_ml.diagnosis import Diagnosis
+    from milepost_ml.findings import Diagnosis
     from milepost_ml.selfcheck import SelfCheck
 
 STATES = {True: "pass", False: "fail", None: "unknown"}
@@ -155,7 +155,7 @@ def _finish(
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    from milepost_ml.diagnosis import describe
+    from milepost_ml.findings import describe
 
     output.say()
     output.say(f"Interval {diagnosis.interval}", style="bold")
