@@ -49,8 +49,8 @@ def find_differing(passage: Passage, difference: Difference) -> Differing:
         return NOTHING
     if passage.has_tolerance:
         return _find_beyond(passage, difference.state)
-    if passage.tensors is not None:
-        kept = passage.tensors[difference.place]
+    kept = passage.get_tensors(difference.place)
+    if kept is not None:
         if "gradient" in difference.parts:
             return _compare("gradient", passage.recipe, difference.gradients, kept.gradients)
         if "state" in difference.parts:
@@ -110,7 +110,8 @@ def get_kind(recipe: Recipe, names: Sequence[str]) -> str:
 
 def explain(passage: Passage, difference: Difference, differing: Differing) -> Found | None:
     """A cause that the tensors at hand confirm."""
-    if passage.tensors is not None and differing.of and not differing.names:
+    tensors = passage.get_tensors(difference.place)
+    if tensors is not None and differing.of and not differing.names:
         return Found("steps-changed")
     if "gradient" in difference.parts:
         return _find_scaled_gradient(passage, difference, differing)
@@ -127,9 +128,10 @@ def _find_scaled_gradient(
         scaled = {name: _scale(array, factor) for name, array in mine.items()}
         if compute_gradient_commitment(compute_content_digest(scaled)) == row.gradient:
             return Found("gradient-scaled", {"factor": factor, "of": ""})
-    if passage.tensors is None or differing.of != "gradient":
+    tensors = passage.get_tensors(difference.place)
+    if tensors is None or differing.of != "gradient":
         return None
-    kept = passage.tensors[difference.place].gradients
+    kept = tensors.gradients
     names = differing.names
     if all(compute_tensor_digest(np.zeros_like(mine[name])) == kept[name] for name in names):
         return Found("gradient-zero")
@@ -165,9 +167,10 @@ def _find_frozen(passage: Passage, difference: Difference, differing: Differing)
     before = difference.before.state
     if not set(differing.names) <= set(before):
         return None
+    tensors = passage.get_tensors(difference.place)
     kept = (
-        passage.tensors[difference.place].state
-        if passage.tensors is not None
+        tensors.state
+        if tensors is not None
         else compute_digests({name: passage.end[name] for name in differing.names})
     )
     still = all(compute_tensor_digest(before[name]) == kept[name] for name in differing.names)

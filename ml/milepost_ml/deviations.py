@@ -81,8 +81,12 @@ Propose = Callable[[Scene], Iterator[Proposal]]
 
 
 def propose_kept_gradients(scene: Scene) -> Iterator[Proposal]:
-    """zero_grad() was not called."""
-    yield Proposal("kept-gradients", Deviation(keeps_gradients=True))
+    """zero_grad() was not called.
+
+    The gradient before an interval's first step is not at hand.
+    """
+    if len(scene.steps) > 1 or scene.steps.start % scene.recipe.steps_per_interval:
+        yield Proposal("kept-gradients", Deviation(keeps_gradients=True))
 
 
 def propose_clipping(scene: Scene) -> Iterator[Proposal]:

@@ -47,8 +47,8 @@ class Passage(NamedTuple):
     """The snapshot before."""
     end: Mapping[str, Array]
     """The snapshot after."""
-    tensors: Sequence[TensorDigests] | None
-    """Digests by tensor of every stride, where the recorder kept them."""
+    tensors: Sequence[TensorDigests]
+    """Digests by tensor of the first strides, where the recorder kept them."""
 
     @property
     def steps(self) -> range:
@@ -57,6 +57,10 @@ class Passage(NamedTuple):
     @property
     def strides(self) -> list[range]:
         return get_strides(self.recipe, self.interval)
+
+    def get_tensors(self, place: int) -> TensorDigests | None:
+        """Digests by tensor of a stride, if the recorder kept them."""
+        return self.tensors[place] if place < len(self.tensors) else None
 
     @property
     def data(self) -> Path:
@@ -80,7 +84,7 @@ def open_passage(folder: Path, interval: int) -> Passage:
         rows=read_steps(files, recipe, interval),
         start=read_state(files, recipe, interval),
         end=read_state(files, recipe, interval + 1),
-        tensors=read_tensor_digests(folder, recipe) if interval == 0 else None,
+        tensors=(read_tensor_digests(folder, recipe) or ()) if interval == 0 else (),
     )
 
 

@@ -48,7 +48,7 @@ from milepost_ml.recipe import (
 from milepost_ml.run_folder import Progress, append_synced, write_about
 from milepost_ml.snapshots import write_tensors
 from milepost_ml.strides import RecordedStep, StepImages
-from milepost_ml.tensor_digests import encode_row
+from milepost_ml.tensor_digests import MAX_BYTES, encode_row
 from milepost_ml.updates import append_rate
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Scribe:
         gradient = images.gradient.compute_digest()
         self._entries += compute_gradient_commitment(gradient) + losses + post
         self._gradients += gradient
-        if self.intervals == 0:
+        if self.intervals == 0 and len(self._tensors) < MAX_BYTES:
             self._tensors += encode_row(images)
         self._open += stride
         if len(self._open) == self._recipe.steps_per_interval:

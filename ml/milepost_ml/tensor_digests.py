@@ -4,7 +4,7 @@ A record commits to the whole gradient and the whole state of a stride.  For the
 first interval the recorder keeps, beside the record, a digest of every tensor of both.  The file is
 for people: it is never submitted, and nothing that is verified depends on it.  A row holds, for one
 stride, the digests of all gradients, then of the model's tensors, then of the optimizer's, each
-part sorted by name.
+part sorted by name.  Of a very long interval the first rows are kept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DIGEST_BYTES: Final = 16
 """Enough to tell values apart that nobody chose to collide."""
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Rows are kept until the file has this size: 5,000 strides of a model with 200 tensors in all."""
 
 Digests = Mapping[str, bytes]
 
@@ -64,7 +66,7 @@ def _get_names(recipe: Recipe) -> tuple[list[str], list[str]]:
 
 
 def read_tensor_digests(folder: Path, recipe: Recipe) -> Sequence[TensorDigests] | None:
-    """What the recorder kept of the strides of interval 0; None if that is not there, or not whole.
+    """What the recorder kept of the first strides of interval 0; None if it cannot be read.
 
     Whoever reads it has other ways to tell less, so nothing is said about why.
     """
@@ -74,7 +76,7 @@ def read_tensor_digests(folder: Path, recipe: Recipe) -> Sequence[TensorDigests]
         return None
     gradients, state = _get_names(recipe)
     size = DIGEST_BYTES * (len(gradients) + len(state))
-    if len(data) != size * len(get_strides(recipe, 0)):
+    if len(data) % size or len(data) > size * len(get_strides(recipe, 0)):
         return None
     rows = []
     for start in range(0, len(data), size):

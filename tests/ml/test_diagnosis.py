@@ -310,6 +310,40 @@ def test_weights_that_something_else_changes(tmp_path: Path) -> None:
     assert found.tried
 
 
+def test_a_buffer_that_something_else_changes(tmp_path: Path) -> None:
+    def drift(model: nn.Module) -> None:
+        model.get_buffer("body.1.running_mean").add_(0.1)
+
+    found = diagnose(record(tmp_path, task="convnet", clip=drift), 0)
+    assert found.cause is not None
+    assert (found.step, found.tensors) == (0, ("model.body.1.running_mean",))
+    assert (found.cause.name, found.cause.confirmed) == ("state-buffer", False)
+    assert "buffers (body.1.running_mean)" in found.cause.text
+
+
+class Counting(nn.Module):
+    """Remembers how often it was called, where nobody sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(12, 4)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += not torch.compiler.is_exporting()
+        result: torch.Tensor = self.only(x) / (1.0 if self.calls < 4 else 2.0)
+        return result
+
+
+def test_state_that_is_not_registered(tmp_path: Path) -> None:
+    found = diagnose(record(tmp_path, task=make_task("mlp")._replace(make=Counting)), 0)
+    assert found.cause is not None
+    assert found.parts == ("gradient", "loss", "state")
+    assert found.tensors == ("only.weight", "only.bias")
+    assert found.cause.name == "forward"
+    assert "without registering it as a buffer" in found.cause.text
+
+
 def test_weights_that_stay_where_they_were(tmp_path: Path) -> None:
     kept: list[torch.Tensor] = []
 
@@ -366,7 +400,11 @@ def test_later_intervals_name_tensors_of_their_end(tmp_path: Path) -> None:
     found = diagnose(record(tmp_path, cheat=at(6, poison)), 1)
     assert (found.step, found.tensors_of) == (6, "end")
     assert found.tensors[0] == "model.first.weight"
+    assert "zero_grad() left out" in found.tried
     assert any("at the interval's end" in text for _, text in describe(found))
+    first = diagnose(record(tmp_path, cheat=at(5, poison)), 1)
+    assert first.step == 5
+    assert "zero_grad() left out" not in first.tried, "the gradient before it is not at hand"
     last = diagnose(record(tmp_path, cheat=hook_step(clamp, 9)), 1)
     assert (last.step, last.tensors_of, last.tensors) == (9, "state", ("model.first.weight",))
 
@@ -472,6 +510,9 @@ def test_digests_by_tensor_are_kept_of_the_first_interval(tmp_path: Path) -> Non
     assert len(rows) == 3
     assert set(rows[0].gradients) == set(MLP_TENSORS)
     assert set(rows[0].state) == {spec.name for spec in get_snapshot_specs(recipe, 1)}
+    kept = (folder / TENSORS).read_bytes()
+    (folder / TENSORS).write_bytes(kept[: len(kept) // 3])
+    assert read_tensor_digests(folder, recipe) == rows[:1]
     (folder / TENSORS).write_bytes(b"x")
     assert read_tensor_digests(folder, recipe) is None
     assert diagnose(folder, 0).repeats
