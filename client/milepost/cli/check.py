@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 STATES = {True: "pass", False: "fail", None: "unknown"}
 """How `output.print_check` marks whether an interval repeats."""
 
+WORTH_SAYING_SECONDS = 10.0
+"""Who waits longer wants to know."""
+
 
 def check(
     run: Annotated[Path, typer.Argument(help="The run folder that the recorder writes.")],
@@ -55,6 +58,8 @@ def check(
             found.append(each)
             if not json_wanted:
                 _print_interval(each)
+            if len(found) == 2:  # the first one also set things up
+                _foretell(each.seconds, len(chosen) - 2)
         first = next((each.interval for each in found if each.identical is False), None)
         if bisect and first is not None:
             diagnosis = _bisect(run, first)
@@ -105,6 +110,14 @@ def _check_intervals(run: Path, chosen: Sequence[int]) -> Iterator[SelfCheck]:
             except OSError as error:
                 output.tell(f"selfcheck.json was not written: {error.strerror}")
         yield found
+
+
+def _foretell(seconds: float, left: int) -> None:
+    """How long the other intervals take, where that is worth saying."""
+    total = seconds * left
+    if total >= WORTH_SAYING_SECONDS:
+        said = f"{total / 60:.0f} minutes" if total >= 90 else f"{total:.0f} seconds"
+        output.tell(f"About {said} for the other {left}", style="dim")
 
 
 def _bisect(run: Path, interval: int) -> Diagnosis:
