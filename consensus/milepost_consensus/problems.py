@@ -512,7 +512,9 @@ PROBLEMS: dict[str, Problem] = {
         "Interval does not repeat",
         "The self-check retraced an interval on your own machine and got other bits."
         " Verifiers would find the same difference and reject the run.",
-        "The message names the first step and the part that differs. The usual causes:"
+        "The message names the first step and the part that differs. `milepost check RUN --bisect`"
+        " (with `--interval N` for another than the first) names the tensors too, and tries which"
+        " cause gives what was recorded. The usual causes:"
         " another loss in the loop than loss= declares; clipping, accumulation, augmentation or"
         " autocast that the run does not declare (`clip_norm=`, `clip_value=`, `accumulate=`,"
         " `augment=`, `autocast=`), or that differs from what it declares; weights changed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from milepost_ml.digests import compute_batch_digest, compute_record_digests
 from milepost_ml.errors import InvalidRecord
 from milepost_ml.files import DATA
-from milepost_ml.keyed import make_order
+from milepost_ml.keyed import Indices, make_order
 from milepost_ml.recipe import Recipe
 from milepost_ml.snapshots import map_tensors
 
@@ -32,8 +33,14 @@ class Batches:
 
     def get_rows(self, number: int) -> dict[str, Array]:
         """The rows of every data tensor in batch `number`, as they are in the data."""
-        indices = self._order.get_indices(number)
-        rows = {name: np.ascontiguousarray(array[indices]) for name, array in self._data.items()}
+        return self.take_rows(self._order.get_indices(number))
+
+    def take_rows(self, indices: Indices | Sequence[int]) -> dict[str, Array]:
+        """These records of every data tensor, as they are in the data."""
+        rows = {
+            name: np.ascontiguousarray(array[np.asarray(indices)])
+            for name, array in self._data.items()
+        }
         for name, array in rows.items():
             if array.dtype == np.bool_ and array.view(np.uint8).max() > 1:
                 raise InvalidRecord(

@@ -36,6 +36,8 @@ JOURNAL: Final = "journal.jsonl"
 GRADIENTS: Final = "gradients.secret"
 """Digests of all gradients, which the submitter keeps to itself."""
 SELFCHECK: Final = "selfcheck.json"
+TENSORS: Final = "tensors.bin"
+"""Digests by tensor of the first interval's strides, for finding what differs; never submitted."""
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _BLOCK_BYTES: Final = 1024 * 1024
 

@@ -46,6 +46,8 @@ class ContentImage:
         start = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         self._targets = [(start + place.start, place.stop - place.start) for place in places]
         self._specs = ordered
+        self.values = tuple(self._buffer[place] for place in places)
+        """The raw values of every tensor, in the order of `names`."""
         self._floats = [
             array.reshape(-1)
             for array in self.get_arrays().values()

@@ -47,6 +47,7 @@ from milepost_ml.record_files import (
     read_state,
     read_steps,
 )
+from milepost_ml.recorded import read_recorded
 from milepost_ml.residual import Residual, repeat_interval
 from milepost_ml.snapshots import encode_tensors, read_tensors
 from milepost_ml.stepping import Stepper, make_stepper
@@ -225,10 +226,12 @@ def retrace_recorded(folder: Path, interval: int) -> Retraced:
     It goes on behind a step that differs, to say how far apart that leads.  Raises InvalidRecord
     for files that do not fit together.
     """
-    files = FolderFiles(folder)
-    _, recipe = read_recipe(files)
+    files, recipe = FolderFiles(folder), read_recorded(folder)
     if not 0 <= interval < recipe.intervals:
-        raise InvalidRecord(f"the run has no interval {interval}", slug="incomplete")
+        raise InvalidRecord(
+            f"the run has intervals 0 to {recipe.intervals - 1}; there is no interval {interval}",
+            slug="incomplete",
+        )
     rows = read_steps(files, recipe, interval)
     start = get_steps(recipe, interval).start
     pre = compute_snapshot_digest(start, read_state(files, recipe, interval))

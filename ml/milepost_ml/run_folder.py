@@ -191,8 +191,7 @@ def find_unfinished(parent: Path, name: str) -> Unfinished | None:
         about = json.loads((folder / RUN).read_bytes())
         if about["complete"]:
             return None
-        with (folder / BEGUN).open("rb") as stream:
-            begun = msgspec.json.decode(stream.read(MAX_BEGUN_BYTES), type=Begun)
+        begun = read_begun(folder)
     except (ValueError, KeyError, TypeError, FileNotFoundError, msgspec.DecodeError) as error:
         raise RecordingError(
             f"{folder} cannot be resumed: {error}. Record again without resume=True",
@@ -236,12 +235,31 @@ def _read_progress(found: Unfinished, intervals: int) -> Progress | None:
     kept = (found.folder / GRADIENTS).stat().st_size
     if len(lines) < intervals or kept < intervals * _get_gradient_bytes(recipe):
         return None
+    _, rates = read_journal_rates(found.folder, recipe, intervals)
+    return Progress(state, intervals, intervals * size, rates)
+
+
+def read_begun(folder: Path) -> Begun:
+    """What a run that is not finished was begun with; raises OSError, msgspec.DecodeError."""
+    with (folder / BEGUN).open("rb") as stream:
+        return msgspec.json.decode(stream.read(MAX_BEGUN_BYTES), type=Begun)
+
+
+def read_journal_rates(
+    folder: Path, recipe: Recipe, intervals: int
+) -> tuple[int, tuple[Rates, ...]]:
+    """The steps of a run's first intervals, and their learning rates by parameter group.
+
+    Raises OSError, and ValueError, KeyError or TypeError for a journal that nobody recorded.
+    """
+    steps = 0
     groups: list[list[tuple[int, float]]] = [[] for _ in recipe.groups]
-    for line in lines:
+    for line in _read_lines(folder)[:intervals]:
         for count, rates in json.loads(line)["rates"]:
+            steps += count
             for runs, rate in zip(groups, rates, strict=True):
                 append_rate(runs, count, rate)
-    return Progress(state, intervals, intervals * size, tuple(tuple(runs) for runs in groups))
+    return steps, tuple(tuple(runs) for runs in groups)
 
 
 def _read_lines(folder: Path) -> list[bytes]:

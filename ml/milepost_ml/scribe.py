@@ -30,6 +30,7 @@ from milepost_ml.files import (
     JOURNAL,
     MODEL,
     RECIPE,
+    TENSORS,
     get_snapshot_name,
     get_steps_name,
     sync_folder,
@@ -47,6 +48,7 @@ from milepost_ml.recipe import (
 from milepost_ml.run_folder import Progress, append_synced, write_about
 from milepost_ml.snapshots import write_tensors
 from milepost_ml.strides import RecordedStep, StepImages
+from milepost_ml.tensor_digests import MAX_BYTES, encode_row
 from milepost_ml.updates import append_rate
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ class Scribe:
         self._entries = bytearray()
         self._gradients = bytearray()
         """What the steps files hold digests of; stays with the submitter."""
+        self._tensors = bytearray()
+        """The first interval's digests by tensor; likewise."""
         self._last: StepImages | None = None
         self._last_model = {
             name: array.copy() for name, array in split_state(progress.state)[0].items()
@@ -180,6 +184,8 @@ class Scribe:
         gradient = images.gradient.compute_digest()
         self._entries += compute_gradient_commitment(gradient) + losses + post
         self._gradients += gradient
+        if self.intervals == 0 and len(self._tensors) < MAX_BYTES:
+            self._tensors += encode_row(images)
         self._open += stride
         if len(self._open) == self._recipe.steps_per_interval:
             self._close_interval()
@@ -201,6 +207,8 @@ class Scribe:
         write_bytes(self._folder / get_steps_name(self.intervals), self._entries)
         sync_folder(self._folder / "steps")
         if self.intervals == 0:
+            write_bytes(self._folder / TENSORS, self._tensors)
+            self._tensors.clear()
             self._write_recipe()  # so that interval 0 can be retraced while training goes on
         moving = {name: array for name, array in state.items() if name not in self._frozen}
         write_tensors(self._folder / get_snapshot_name(self.intervals + 1), moving)

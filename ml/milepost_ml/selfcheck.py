@@ -1,12 +1,15 @@
-"""`python -m milepost_ml.selfcheck FOLDER INTERVAL`: retrace one interval of a run folder.
+"""Retraces an interval of a run folder on the machine that recorded it, and says what came of it.
 
-Run in a process of its own, so that nothing but the record can make it agree.  Writes what it found
-to selfcheck.json, prints it as one sentence, and exits with 0 (identical), 1 (differs) or 3 (the
-record could not be read).
+A run starts `python -m milepost_ml.selfcheck FOLDER INTERVAL` in a process of its own, so that
+nothing but the record can make it agree.  It writes what it found to selfcheck.json, prints it as
+one sentence, and exits with 0 (identical), 1 (differs) or 3 (the record could not be read).
+`milepost check` does the same for people, with any interval.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,12 +18,15 @@ from typing import Final
 
 import msgspec
 
+from milepost_consensus.payloads import CLASS
 from milepost_consensus.tolerance import TOLERANCE, format_tolerance
 from milepost_ml.distance import PPB
 from milepost_ml.errors import InvalidRecord
-from milepost_ml.files import SELFCHECK, FolderFiles, write_bytes
-from milepost_ml.record_files import read_recipe
-from milepost_ml.replay import Retraced, retrace_recorded
+from milepost_ml.files import RUN, SELFCHECK, write_bytes
+from milepost_ml.keras_graph import KerasGraph
+from milepost_ml.recipe import Recipe
+from milepost_ml.recorded import read_recorded
+from milepost_ml.replay import FAILED, Retraced, retrace_recorded
 
 _CAUSES: Final = {
     "batch": "the data on disk are not those the run was fed",
@@ -52,47 +58,70 @@ class SelfCheck(msgspec.Struct, frozen=True):
     """What differs there: batch, gradient, loss, state; under `tolerance` what differs most."""
     distance_ppb: int
     seconds: float
+    finding: str
+    """The same for people, as what one says of the interval."""
     message: str
-    """The same for people."""
+    """A whole sentence, with the usual cause and what to do where it does not repeat."""
 
 
 def check_interval(folder: Path, interval: int) -> SelfCheck:
     """Retrace one interval of a run folder and say in words what came of it."""
     try:
-        recipe = read_recipe(FolderFiles(folder))[1]
+        recipe = read_recorded(folder)
         found = retrace_recorded(folder, interval)
     except InvalidRecord as error:
-        message = f"interval {interval} could not be retraced: {error}"
-        return SelfCheck(interval, None, None, "", 0, 0.0, message)
-    seconds = round(found.seconds, 3)
+        finding = f"could not be retraced: {error}"
+        message = f"interval {interval} {finding}"
+        return SelfCheck(interval, None, None, "", 0, 0.0, finding, message)
     if recipe.profile == TOLERANCE:
-        message = _describe_residual(found, interval, recipe.tolerance_ppb)
-        return SelfCheck(
-            interval, found.agrees, found.step, found.part, found.distance_ppb, seconds, message
-        )
-    if found.agrees:
-        message = f"interval {interval} retraced in {found.seconds:.1f} s, identical"
-        return SelfCheck(interval, True, None, "", 0, seconds, message)
-    message = (
-        f"interval {interval} does not repeat: first difference at step {found.step}, in the"
-        f" {found.part}; after the interval the weights are {found.distance_ppb / 1e7:.4g} % of its"
-        f" movement apart. Usual cause: {_CAUSES[found.part]}. Verifiers would reject this run"
-        " (milepost explain not-reproducible)"
+        finding, usual = _describe_residual(found, recipe.tolerance_ppb)
+    else:
+        finding, usual = _describe_difference(found)
+    message = f"interval {interval} {finding}"
+    if not found.agrees:
+        message += f". {usual}. Verifiers would reject this run ({_name_next(folder, interval)})"
+    return SelfCheck(
+        interval=interval,
+        identical=found.agrees,
+        step=found.step,
+        part=found.part,
+        distance_ppb=0 if found.agrees and recipe.profile != TOLERANCE else found.distance_ppb,
+        seconds=round(found.seconds, 3),
+        finding=finding,
+        message=message,
     )
-    return SelfCheck(interval, False, found.step, found.part, found.distance_ppb, seconds, message)
 
 
-def _describe_residual(found: Retraced, interval: int, tolerance_ppb: int) -> str:
+def _name_next(folder: Path, interval: int) -> str:
+    """The commands that say more."""
+    chosen = f" --interval {interval}" if interval else ""
+    return f"milepost check {folder}{chosen} --bisect; milepost explain not-reproducible"
+
+
+def _describe_difference(found: Retraced) -> tuple[str, str]:
+    """What was found where all bits are compared, and what usually causes it."""
+    if found.agrees:
+        return f"retraced in {found.seconds:.1f} s, identical", ""
+    finding = f"does not repeat: first difference at step {found.step}, in the {found.part}"
+    if found.part == FAILED:
+        finding = f"does not repeat: step {found.step} cannot be computed"
+    elif found.distance_ppb:
+        share = found.distance_ppb / 1e7
+        finding += f"; after the interval the weights are {share:.4g} % of its movement apart"
+    return finding, f"Usual cause: {_CAUSES[found.part]}"
+
+
+def _describe_residual(found: Retraced, tolerance_ppb: int) -> tuple[str, str]:
     """What a run with a tolerance needs to hear: how much of the bound it used up here."""
     measured = f"a residual of {found.distance_ppb / PPB:.1e} ({found.part or 'all values equal'})"
     bound = f"the bound of {format_tolerance(tolerance_ppb)}"
     if found.agrees:
-        return f"interval {interval} retraced in {found.seconds:.1f} s with {measured}, {bound}"
+        return f"retraced in {found.seconds:.1f} s with {measured}, {bound}", ""
     return (
-        f"interval {interval} does not repeat: {measured} is beyond {bound}. Usual causes: what"
-        " breaks a run of any profile, such as another loss than declared; or intervals so long"
-        " that the noise of this model grows beyond the bound (every=1 keeps it smallest)."
-        " Verifiers would reject this run (milepost explain not-reproducible)"
+        f"does not repeat: {measured} is beyond {bound}",
+        "Usual causes: what breaks a run of any profile, such as another loss than declared; or"
+        " intervals so long that the noise of this model grows beyond the bound (every=1 keeps it"
+        " smallest)",
     )
 
 
@@ -125,6 +154,56 @@ def _choose_other_threads() -> int:
     import torch
 
     return 1 if torch.get_num_threads() > 1 else 2
+
+
+def prepare_machine(folder: Path) -> str | None:
+    """Set this process up to retrace a run's intervals as its own self-check does.
+
+    Returns what people should know of it, if anything.  Raises InvalidRecord, MissingFramework.
+    """
+    recipe = read_recorded(folder)
+    if recipe.profile == TOLERANCE:
+        import torch
+
+        recorded = _read_threads(folder)
+        threads = 2 if recorded == 1 else 1
+        torch.set_num_threads(threads)
+        return f"computing with {threads} threads, the run with {recorded}, as a verifier may"
+    if recipe.profile != CLASS:
+        return None
+    here = _find_class(recipe)
+    if here == recipe.device_class:
+        return None
+    return (
+        f"the run was recorded on {recipe.device_class}, this machine is {here}: what differs here"
+        " may repeat there"
+    )
+
+
+def _find_class(recipe: Recipe) -> str:
+    """The device class of this machine, as the recipe's framework has it."""
+    if isinstance(recipe.graph, KerasGraph):
+        # It warns of functions that are traced often, as one for every interval is.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        from milepost_ml.keras_training import device_class
+
+        return device_class.compute_device_class()
+    from milepost_ml.device import compute_device_class
+
+    return compute_device_class(autocast=recipe.autocast is not None)
+
+
+def _read_threads(folder: Path) -> int:
+    """With how many threads a run was recorded, as run.json says."""
+    try:
+        return int(json.loads((folder / RUN).read_bytes())["environment"]["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+
+
+def keep_check(folder: Path, found: SelfCheck) -> None:
+    """Write what was found to selfcheck.json; raises OSError."""
+    write_bytes(folder / SELFCHECK, msgspec.json.encode(found) + b"\n")
 
 
 def wait_for_check(process: subprocess.Popen[bytes]) -> None:
@@ -172,7 +251,7 @@ def describe_check(folder: Path, process: subprocess.Popen[bytes]) -> str:
     except (OSError, msgspec.DecodeError):
         return (
             f"warning: the self-check ended with code {process.returncode} and found nothing; run"
-            f" it yourself: python -m milepost_ml.selfcheck {folder} 0"
+            f" it yourself: milepost check {folder}"
         )
     return f"{'self-check' if found.identical else 'warning: self-check'}: {found.message}"
 
@@ -184,7 +263,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Path(arguments[0])
     found = check_interval(folder, int(arguments[1]))
-    write_bytes(folder / SELFCHECK, msgspec.json.encode(found) + b"\n")
+    keep_check(folder, found)
     print(found.message)
     if found.identical is None:
         return 3

@@ -6,9 +6,9 @@ PyTorch's own with the declared settings, and every tensor was checked against t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -87,6 +87,7 @@ class Stepper:
         """The model as it is recorded; after a step, once it was rounded."""
         self._slots: dict[str, torch.Tensor] = {}
         """Likewise the optimizer's tensors and the averages."""
+        self._gradients: dict[str, Array] = {}
         self._averages: dict[str, torch.Tensor] = {}
         self.step = 0
 
@@ -166,6 +167,7 @@ class Stepper:
         except StepFailed as failure:
             digests = (self.get_batch_digest(step) for step in stride)
             raise StepFailed(str(failure), b"".join(digests)) from failure
+        self._gradients = gradients
         gradient = compute_content_digest(gradients)
         return StepResult(b"".join(batches), gradient, b"".join(losses), self.get_digest())
 
@@ -177,7 +179,7 @@ class Stepper:
             (group["lr"],) = expand_rates(declared.rates, range(self.step, self.step + 1))
         try:
             with self._profile.active():
-                self._optimizer.zero_grad()
+                self._clear_gradients()
                 losses = [self._differentiate(n) for n in self._batches.get_numbers(self.step)]
                 clip_gradients(self._recipe, self._parameters)
                 gradients = self._get_gradients()
@@ -193,22 +195,37 @@ class Stepper:
         loss = self._export(torch.tensor(average(losses), dtype=torch.float64).to(torch.float32))
         return batch, loss.astype("<f4").tobytes(), gradients
 
+    def _clear_gradients(self) -> None:
+        """Forget those of the step before."""
+        assert self._optimizer is not None
+        self._optimizer.zero_grad()
+
     def _differentiate(self, number: int) -> float:
         """Add the gradient of one batch to what is there; returns its loss."""
+        data = self._prepare(number)
+        self._profile.reseed(compute_generator_seed(self._recipe.seed_bytes, number))
+        loss = self._compute_loss(data)
+        share = loss / self._recipe.accumulate if self._recipe.accumulate > 1 else loss
+        share.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def _prepare(self, number: int) -> dict[str, torch.Tensor]:
+        """Batch `number` as the model gets it."""
         recipe, rows = self._recipe, self.get_batch(number)
         if recipe.augment:
             rows["data.0"] = augment_batch(
                 rows["data.0"], recipe.augment, seed=recipe.seed_bytes, number=number
             )
-        data = {name: self._take(array) for name, array in rows.items()}
-        self._profile.reseed(compute_generator_seed(recipe.seed_bytes, number))
+        return {name: self._take(array) for name, array in rows.items()}
+
+    def _compute_loss(
+        self, data: Mapping[str, torch.Tensor], watch: Callable[[Any], None] | None = None
+    ) -> torch.Tensor:
+        """The loss of a prepared batch; `watch` as in `GraphRunner.run`."""
         with self._profile.casting():
-            loss = self._runner.run(
-                {"parameter": self._parameters, "buffer": self._buffers, "data": data}
+            return self._runner.run(
+                {"parameter": self._parameters, "buffer": self._buffers, "data": data}, watch
             )
-        share = loss / recipe.accumulate if recipe.accumulate > 1 else loss
-        share.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
 
     def _get_gradients(self) -> dict[str, Array]:
         gradients = {}
@@ -229,6 +246,10 @@ class Stepper:
     def get_model(self) -> dict[str, Array]:
         """The model's tensors under their own names; views that the next step changes."""
         return {name: self._export(tensor) for name, tensor in self._model.items()}
+
+    def get_gradients(self) -> dict[str, Array]:
+        """Those of the last step, by parameter; views."""
+        return self._gradients
 
     def get_parameters(self) -> dict[str, Array]:
         """The parameters alone; views."""

@@ -32,6 +32,9 @@ class Stepper(Protocol):
     def get_batch_digest(self, step: int) -> bytes:
         """The digest of a step's batch, from the data themselves."""
 
+    def get_gradients(self) -> dict[str, Array]:
+        """Those of the last step, by parameter; views that the next step changes."""
+
     def get_parameters(self) -> dict[str, Array]:
         """The parameters under their own names; views that the next step changes."""
 

@@ -33,7 +33,7 @@ from tests.support.fake_nodes import Reply, Request, always, running
 from tests.support.ledger import make_genesis
 from tests.support.proofs import Evidence, decide_invalid, decide_undecided, make_tensors
 
-COMMANDS = ("demo", "dev", "submit", "status", "show", "verify", "explain")
+COMMANDS = ("demo", "dev", "check", "submit", "status", "show", "verify", "explain")
 HEAVY = {"torch", "keras", "tensorflow", "fastapi", "uvicorn", "pandas", "sklearn", "scipy"}
 
 

@@ -75,7 +75,7 @@ def test_the_folder_holds_a_whole_record(tmp_path: Path) -> None:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {
         *compute_file_names(3),
-        *("run.json", "journal.jsonl", "gradients.secret", "model.safetensors"),
+        *("run.json", "journal.jsonl", "gradients.secret", "tensors.bin", "model.safetensors"),
     }
     about = json.loads((folder / "run.json").read_text())
     assert about["complete"] is True

@@ -21,8 +21,10 @@ import torch
 from torch import nn
 
 from milepost_ml.admission import build_submit
-from milepost_ml.errors import RecordingError
+from milepost_ml.errors import InvalidRecord, RecordingError
 from milepost_ml.files import BEGUN, GRADIENTS, JOURNAL, MODEL, RUN, get_snapshot_name
+from milepost_ml.recipe import get_rates
+from milepost_ml.recorded import read_recorded
 from milepost_ml.recorder import Run
 from milepost_ml.replay import retrace_recorded
 from milepost_ml.snapshots import read_tensors
@@ -93,6 +95,37 @@ def photograph(parent: Path) -> Step:
         copy_running(run.folder, parent / str(number))
 
     return copy
+
+
+@pytest.mark.parametrize("intervals", range(4))
+def test_an_unfinished_folder_tells_which_intervals_are_whole(
+    intervals: int, tmp_path: Path
+) -> None:
+    begun: list[bytes] = []
+
+    def keep(number: int, run: Run) -> None:
+        assert run.folder is not None
+        begun[:] = [(run.folder / BEGUN).read_bytes()]
+
+    folder = train(tmp_path, after=keep)
+    final = read_recorded(folder)
+    assert (final.steps, final.intervals) == (STEPS, 4)
+    (folder / BEGUN).write_bytes(begun[0])
+    about = json.loads((folder / RUN).read_bytes())
+    (folder / RUN).write_text(json.dumps(about | {"complete": False}))
+    for index in range(intervals + 1, 5):  # the journal is ahead of the snapshots
+        (folder / get_snapshot_name(index)).unlink()
+    if not intervals:
+        with pytest.raises(InvalidRecord, match="no whole interval yet; its first ends with"):
+            read_recorded(folder)
+        return
+    recipe = read_recorded(folder)
+    assert (recipe.steps, recipe.intervals) == (intervals * EVERY, intervals)
+    assert get_rates(recipe, range(recipe.steps)) == get_rates(final, range(recipe.steps))
+    assert all(retrace_recorded(folder, each).agrees for each in range(intervals))
+    (folder / BEGUN).write_bytes(b"{}")
+    with pytest.raises(InvalidRecord, match="was not finished"):
+        read_recorded(folder)
 
 
 CASES: dict[str, dict[str, Any]] = {

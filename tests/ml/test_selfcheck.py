@@ -34,6 +34,9 @@ def test_a_difference_is_named_with_step_part_and_cause(tmp_path: Path) -> None:
     assert (found.identical, found.step, found.part) == (False, 2, "gradient")
     assert "step 2" in found.message
     assert "not-reproducible" in found.message
+    assert "--bisect" in found.message
+    assert found.finding in found.message
+    assert "Usual cause" not in found.finding
     assert found.distance_ppb > 0
 
 
@@ -92,7 +95,9 @@ def test_a_check_that_dies_is_reported(tmp_path: Path) -> None:
     process = start_check(folder)
     wait_for_check(process)
     assert process.returncode != 0
-    assert "found nothing" in describe_check(folder, process)
+    assert f"found nothing; run it yourself: milepost check {folder}" in describe_check(
+        folder, process
+    )
 
 
 def test_torch_is_configured_for_repeatable_arithmetic(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from milepost import __version__
 from milepost.cli import exits, experiment, output
+from milepost.cli.check import check
 from milepost.cli.demo import demo
 from milepost.cli.dev import dev
 from milepost.cli.explain import explain
@@ -53,7 +54,7 @@ def root(
     """Verify neural-network training by really retraining it."""
 
 
-for command in (demo, dev, submit, status, show, verify, explain):
+for command in (demo, dev, check, submit, status, show, verify, explain):
     app.command()(command)
 app.add_typer(experiment.app)
 

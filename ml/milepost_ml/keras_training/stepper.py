@@ -70,6 +70,7 @@ class KerasStepper:
             self._built.user = self._me = object()
         except _get_failures() as error:
             self._unfit = _describe(error)
+        self._gradients: dict[str, Array] = {}
         self.step = 0
 
     def load(self, step: int, tensors: Mapping[str, Array]) -> None:
@@ -114,12 +115,13 @@ class KerasStepper:
             except _get_failures() as error:
                 raise StepFailed(_describe(error), batch) from error
             losses.append(np.asarray(found.loss, dtype="<f4").tobytes())
-        named = zip(self._training.trained, map(np.asarray, found.gradients), strict=True)
+        values = map(np.asarray, found.gradients)
+        self._gradients = dict(zip(self._training.trained, values, strict=True))
         model, slots = self._training.read_state()
         post = compute_state_digest(
             self.step, compute_content_digest(model), compute_content_digest(slots)
         )
-        return StepResult(batch, compute_content_digest(dict(named)), b"".join(losses), post)
+        return StepResult(batch, compute_content_digest(self._gradients), b"".join(losses), post)
 
     def _advance(self) -> Any:
         """Loss and gradients of one more step."""
@@ -131,6 +133,10 @@ class KerasStepper:
         found = self._training.run(arrays[:-1], arrays[-1])
         self.step += 1
         return found
+
+    def get_gradients(self) -> dict[str, Array]:
+        """Those of the last step, by parameter; views."""
+        return self._gradients
 
     def get_parameters(self) -> dict[str, Array]:
         """The parameters under their own names; views that the next step changes."""
