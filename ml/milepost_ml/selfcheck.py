@@ -17,7 +17,7 @@ import msgspec
 
 from milepost_consensus.tolerance import TOLERANCE, format_tolerance
 from milepost_ml.distance import PPB
-from milepost_ml.errors import InvalidRecord
+from milepost_ml.errors import InvalidRecord, MissingGpu
 from milepost_ml.files import SELFCHECK, FolderFiles, write_bytes
 from milepost_ml.record_files import read_recipe
 from milepost_ml.replay import Retraced, retrace_recorded
@@ -61,7 +61,7 @@ def check_interval(folder: Path, interval: int) -> SelfCheck:
     try:
         recipe = read_recipe(FolderFiles(folder))[1]
         found = retrace_recorded(folder, interval)
-    except InvalidRecord as error:
+    except (InvalidRecord, MemoryError, MissingGpu) as error:
         message = f"interval {interval} could not be retraced: {error}"
         return SelfCheck(interval, None, None, "", 0, 0.0, message)
     seconds = round(found.seconds, 3)

@@ -33,7 +33,7 @@ def set_parent(model: torch.nn.Module, parent: ParentModel) -> None:
     model has other tensors than its parent.
     """
     tensors = _get_tensors(model)
-    present = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    present = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     short = f"sub_{parent.submission.hex()[:8]}"
     if parent.weights is None:
         if compute_content_digest(present) != parent.model_digest:

@@ -63,7 +63,9 @@ def test_the_rounded_known_answer_is_the_known_one_and_leaves_the_generator_alon
     assert torch.get_default_dtype() is torch.float32
 
 
-def answer(name: str, monkeypatch: pytest.MonkeyPatch, compute: Callable[[], bytes]) -> None:
+def answer(
+    name: str, monkeypatch: pytest.MonkeyPatch, compute: Callable[[torch.device], bytes]
+) -> None:
     """Let the known answer of a portable class be computed like this."""
     expected = known_answer._PORTABLE[name][1]
     monkeypatch.setitem(known_answer._PORTABLE, name, (compute, expected))
@@ -72,7 +74,7 @@ def answer(name: str, monkeypatch: pytest.MonkeyPatch, compute: Callable[[], byt
 def answer_rightly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     for name in names:
         right = bytes.fromhex(known_answer._PORTABLE[name][1])
-        answer(name, monkeypatch, lambda right=right: right)  # type: ignore[misc]
+        answer(name, monkeypatch, lambda device, right=right: right)  # type: ignore[misc]
 
 
 def test_the_names_are_those_of_the_profiles() -> None:
@@ -87,7 +89,7 @@ def test_a_wrong_answer_takes_a_class_off_the_list(
 ) -> None:
     (right,) = {"exact/1", "rounded/1"} - {wrong}
     answer_rightly(monkeypatch, right)
-    answer(wrong, monkeypatch, lambda: b"\x01" * 32)
+    answer(wrong, monkeypatch, lambda device: b"\x01" * 32)
     names, fault = known_answer.get_device_classes()
     assert names == (right, *CLASSES)
     assert fault.startswith(f"{wrong}: the known answer is ")
@@ -95,7 +97,7 @@ def test_a_wrong_answer_takes_a_class_off_the_list(
 
 
 def test_a_machine_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> bytes:
+    def fail(device: torch.device) -> bytes:
         raise OSError("no compiler")
 
     answer_rightly(monkeypatch, "rounded/1")
