@@ -23,7 +23,7 @@ _REPEATABLE_WORKSPACE: Final = ":4096:8"
 """Fixed buffers for NVIDIA's products, without which they may be added in another order each time.
 PyTorch reads it with the first product on a GPU."""
 _MARK: Final = "cuda-"
-_MAX_NAME: Final = 40
+_MAX_NAME: Final = 28
 """Characters of a GPU's name in a device class, which has 128."""
 
 
@@ -45,14 +45,14 @@ def configure_gpu() -> None:
 def describe_gpu(device: torch.device) -> tuple[str, ...]:
     """What the bits of a GPU's results depend on: builds, model, capability, flags.
 
-    For example ("cuda-13.0", "cudnn-91002", "nvidia-h200", "sm-90", "cublas-4096-8").
+    For example ("cuda-13.0", "cudnn-91002", "h200", "sm-90", "cublas-4096-8").
     """
     cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     major, minor = torch.cuda.get_device_capability(device)
     return (
         f"{_MARK}{torch.version.cuda}",
         f"cudnn-{cudnn}",
-        _make_word(torch.cuda.get_device_name(device))[:_MAX_NAME],
+        _make_word(torch.cuda.get_device_name(device)).removeprefix("nvidia-")[:_MAX_NAME],
         f"sm-{major}{minor}",
         f"cublas-{_make_word(os.environ.get(_WORKSPACE, ''))}",
     )
