@@ -247,11 +247,12 @@ PROBLEMS: dict[str, Problem] = {
         " verifiers retrain (`milepost status` lists it).",
     ),
     "distributed-model": Problem(
-        "Model is spread over processes",
+        "Model is spread over processes or devices",
         "DataParallel, DistributedDataParallel and FSDP sum gradients over devices or"
-        " processes, in an order that a single verifier does not have.",
-        "Pass the wrapped module (`model.module`) and train in one process; `accumulate=`"
-        " gives the same batch size in smaller parts.",
+        " processes, in an order that a single verifier does not have; nor does it have several"
+        " devices for the parts of one model.",
+        "Pass the wrapped module (`model.module`) and train in one process on one device;"
+        " `accumulate=` gives the same batch size in smaller parts.",
     ),
     "duplicate": Problem(
         "Submitted already",
@@ -718,8 +719,9 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "unsupported-model": Problem(
         "Model cannot be recorded",
-        "A record holds dense float32 parameters on the CPU in the default layout, computed"
-        " by PyTorch's own kernels, or by listed built-in layers and losses of Keras.",
+        "A record holds dense float32 parameters in the default layout, on the CPU or on the"
+        " first GPU of the process, computed by PyTorch's own kernels, or by listed built-in"
+        " layers and losses of Keras.",
         "The message names the tensor, wrapper, layer or setting, and what to use instead.",
     ),
     "unsupported-optimizer": Problem(

@@ -19,6 +19,7 @@ from milepost_consensus.params import MAX_STEPS_PER_DIGEST
 from milepost_consensus.tolerance import TOLERANCE
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.errors import RecordingError
+from milepost_ml.gpus import keep_generators, synchronize
 from milepost_ml.keyed import compute_generator_seed
 from milepost_ml.recipe import Recipe
 from milepost_ml.rehearsal import Loss, StepModule, WholeStep
@@ -97,19 +98,16 @@ def measure_batch(
 ) -> float:
     """Seconds for forward and backward of one batch, on a copy of the model.
 
-    Leaves torch's generator as it was.
+    Leaves torch's generators as they were.
     """
     twin = copy.deepcopy(StepModule(model, loss))
-    batch = [tensor[: recipe.batch_size].to(profile.get_dtype(tensor.dtype)) for tensor in data]
+    batch = [profile.take(tensor[: recipe.batch_size]) for tensor in data]
     for tensor in (*twin.model.parameters(), *twin.model.buffers()):
-        tensor.data = tensor.data.to(profile.get_dtype(tensor.dtype))
-    state = torch.random.get_rng_state()
-    try:
+        tensor.data = profile.take(tensor.data)
+    with keep_generators(profile.device):
         profile.reseed(compute_generator_seed(recipe.seed_bytes, 0))
         with profile.active():
             return _measure(lambda: _step(twin, batch, profile))
-    finally:
-        torch.random.set_rng_state(state)
 
 
 def _step(module: StepModule, batch: Sequence[torch.Tensor], profile: Profile) -> None:
@@ -117,6 +115,7 @@ def _step(module: StepModule, batch: Sequence[torch.Tensor], profile: Profile) -
     with profile.casting():
         loss = module(*batch)
     loss.backward()
+    synchronize(profile.device)
 
 
 def _measure(work: Callable[[], None]) -> float:

@@ -18,6 +18,7 @@ from torch.fx import Node as TracedNode
 from milepost_ml.arithmetic.profiles import Profile, default_dtype
 from milepost_ml.arithmetic.rounded import Widened
 from milepost_ml.errors import InvalidRecord, RecordingError
+from milepost_ml.gpus import CPU
 from milepost_ml.graph import DTYPE_NAMES, GraphRunner
 from milepost_ml.nodes import (
     DType,
@@ -242,7 +243,8 @@ def _collect_arguments(name: str, arguments: Sequence[Argument], node: TracedNod
         if value not in _WITHOUT_EFFECT.get(item.name, ()):
             raise _refuse(
                 f"{_get_place(node)} uses {name} with {item.name}={value}, which recipes leave"
-                " out. Keep the default; model and data stay on the CPU, in the default layout",
+                " out. Keep the default; what forward makes has the device of its input"
+                " (device=x.device) and the default layout",
                 "unknown-operator",
             )
     defaults = {item.name: item.default_value for item in schema}
@@ -274,12 +276,13 @@ def capture(
     """
     original = StepModule(copy.deepcopy(model), loss)
     Widened((*original.model.parameters(), *original.model.buffers()), profile)
-    # Tracing leaves traces in some layers (LSTM keeps what it saw), so a copy is traced.
-    module = copy.deepcopy(original)
-    computed = [tensor.to(profile.get_dtype(tensor.dtype)) for tensor in batch]
+    # Tracing leaves traces in some layers (LSTM keeps what it saw), so a copy is traced: on the
+    # CPU, because a recipe names no device.
+    module = copy.deepcopy(original).to(CPU)
+    computed = [profile.take(tensor) for tensor in batch]
     translator = _Translator(_get_canonical_names(module))
     with default_dtype(profile.dtype):
-        graph = translator.translate(_export(module, computed))
+        graph = translator.translate(_export(module, [tensor.to(CPU) for tensor in computed]))
     _validate(graph, model, batch, profile)
     rehearsal = Rehearsal(original, graph, computed, generator_seed, profile)
     return Captured(graph, rehearsal.compare(translator.places))

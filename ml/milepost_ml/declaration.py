@@ -12,6 +12,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from milepost_consensus.payloads import EXACT
+from milepost_ml.arithmetic.known_answer import find_wrong_answer
 from milepost_ml.arithmetic.profiles import Profile, make_profile
 from milepost_ml.capture import Captured, capture
 from milepost_ml.errors import InvalidRecord, RecordingError
@@ -20,7 +21,7 @@ from milepost_ml.initial import Distribution, Initial
 from milepost_ml.initial_rules import choose_initial
 from milepost_ml.keyed import Order, compute_generator_seed
 from milepost_ml.loop import Loop, LoopOptions
-from milepost_ml.preflight import describe_optimizer, read_rates, validate_model
+from milepost_ml.preflight import describe_optimizer, get_model_device, read_rates, validate_model
 from milepost_ml.rates import validate_foreseen
 from milepost_ml.recipe import Parameter, Recipe, set_rates, validate_recipe
 from milepost_ml.registration import Say
@@ -156,20 +157,41 @@ def _capture(
     batch = tuple(tensor.index_select(0, indices) for tensor in tensors)
     generator_seed = compute_generator_seed(seed, 0)
     *others, last = profiles
-    for name in others:
-        profile = make_profile(name, autocast=autocast)
+    device = get_model_device(model)
+
+    def attempt(name: str) -> tuple[Profile, Captured]:
+        profile = make_profile(name, autocast=autocast, device=device)
         profile.configure()
+        _require_device(profile)
+        return profile, capture(model, loss, batch, generator_seed=generator_seed, profile=profile)
+
+    for name in others:
         try:
-            return profile, capture(
-                model, loss, batch, generator_seed=generator_seed, profile=profile
-            )
+            return attempt(name)
         except RecordingError as error:
             if name == EXACT and error.slug != "no-exact-kernel":
                 raise
             say(f"not with profile {name}: {error}")
-    profile = make_profile(last, autocast=autocast)
-    profile.configure()
-    return profile, capture(model, loss, batch, generator_seed=generator_seed, profile=profile)
+    return attempt(last)
+
+
+def _require_device(profile: Profile) -> None:
+    """Raises RecordingError (no-exact-kernel, unsupported-model) where nobody would get the bits
+    that a profile has on the model's device."""
+    if profile.device.type == "cpu":
+        return
+    if not profile.on_gpus:
+        raise RecordingError(
+            f"the model is on {profile.device}, which draws other random numbers than a processor;"
+            f" profile {profile.name} is recorded on the CPU: model.cpu()",
+            slug="unsupported-model",
+        )
+    if profile.name == EXACT:
+        fault = find_wrong_answer(profile.get_device_class(), profile.device)
+        if fault:
+            raise RecordingError(
+                f"{profile.device} does not compute exactly: {fault}", slug="no-exact-kernel"
+            )
 
 
 def foresee_rates(

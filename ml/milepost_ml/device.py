@@ -1,8 +1,9 @@
 """On what arithmetic this process computes, as a short text that two machines can compare.
 
 Floating-point results depend on the build of the framework, the instructions it chooses and the
-number of threads.  The text names these and ends in the digest of a small training whose bits were
-really computed here (a known-answer test), so equal texts mean equal bits on everything it covers.
+number of threads, or on the GPU.  The text names these and ends in the digest of a small training
+whose bits were really computed here (a known-answer test), so equal texts mean equal bits on
+everything it covers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from milepost_ml.digests import compute_content_digest
+from milepost_ml.gpus import CPU, configure_gpu, describe_gpu, keep_generators, seed_generators
 
 AUTOCAST: Final = "bfloat16"
 """What PyTorch's autocast computes in, where a run declares it."""
@@ -39,6 +41,7 @@ def configure_torch(*, threads: int | None = 1) -> None:
     torch.set_default_dtype(torch.float32)
     torch.set_flush_denormal(False)
     torch.set_float32_matmul_precision("highest")
+    configure_gpu()
     torch.set_grad_enabled(True)
 
 
@@ -63,37 +66,36 @@ class _KnownAnswer(nn.Module):
         return result
 
 
-def compute_known_answer(*, autocast: bool = False) -> bytes:
-    """The content digest of a small model after a few steps; leaves torch's generator as it was.
+def compute_known_answer(*, autocast: bool = False, device: torch.device = CPU) -> bytes:
+    """The content digest of a small model after a few steps; leaves torch's generators as they
+    were.
 
     With `autocast`, forward is computed under it, in bfloat16.
     """
-    state = torch.random.get_rng_state()
-    try:
-        torch.random.manual_seed(_KAT_SEED)
-        model = _KnownAnswer()
+    with keep_generators(device):
+        seed_generators(device, _KAT_SEED)
+        model = _KnownAnswer().to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
         images, labels = torch.randn(32, 1, 28, 28), torch.randint(10, (32,))
+        images, labels = images.to(device), labels.to(device)
         for _ in range(_KAT_STEPS):
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 loss = functional.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    finally:
-        torch.random.set_rng_state(state)
     return compute_content_digest(
-        {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+        {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     )
 
 
 @functools.cache
-def compute_device_class(*, autocast: bool = False) -> str:
+def compute_device_class(*, autocast: bool = False, device: torch.device = CPU) -> str:
     """For example "torch-2.13.0/x86_64/avx512/threads-1/kat-<16 hex>"; computed once a process."""
-    return find_device_class(autocast=autocast)
+    return find_device_class(autocast=autocast, device=device)
 
 
-def find_device_class(*, autocast: bool = False) -> str:
+def find_device_class(*, autocast: bool = False, device: torch.device = CPU) -> str:
     """The same, found anew: settings and surroundings of a process change.
 
     Processors of one class may multiply bfloat16 in different ways, so runs with `autocast` have a
@@ -101,16 +103,22 @@ def find_device_class(*, autocast: bool = False) -> str:
     """
     configure_torch()
     version = torch.__version__.split("+")[0]
-    capability = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-")
     return "/".join(
         (
             f"torch-{version}",
-            platform.machine().lower() or "unknown",
-            capability,
-            f"threads-{torch.get_num_threads()}",
+            *(_describe_processor() if device.type == "cpu" else describe_gpu(device)),
             *((AUTOCAST,) if autocast else ()),
-            f"kat-{compute_known_answer(autocast=autocast).hex()[:16]}",
+            f"kat-{compute_known_answer(autocast=autocast, device=device).hex()[:16]}",
         )
+    )
+
+
+def _describe_processor() -> tuple[str, ...]:
+    """What the bits of the processor's results depend on."""
+    return (
+        platform.machine().lower() or "unknown",
+        torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-"),
+        f"threads-{torch.get_num_threads()}",
     )
 
 

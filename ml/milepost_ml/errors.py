@@ -50,3 +50,10 @@ class MissingFramework(RuntimeError):
 
     Not a MilepostMLError: the record may be in order, this machine cannot tell.
     """
+
+
+class MissingGpu(RuntimeError):
+    """A record needs a GPU, and there is none here, or the one here could not do it.
+
+    Not a MilepostMLError either, and for the same reason.
+    """

@@ -14,6 +14,7 @@ import torch
 
 from milepost_ml.arithmetic.profiles import Profile, default_dtype
 from milepost_ml.errors import InvalidRecord
+from milepost_ml.gpus import CPU
 from milepost_ml.nodes import DType, Graph, Infinity, Item, Node, Ref
 from milepost_ml.operators import DTYPES, OPERATORS
 
@@ -76,7 +77,7 @@ def _constant(item: Item) -> Any:
     return None if isinstance(item, Ref) else item
 
 
-def _plan(node: Node, device: str | None) -> _Step:
+def _plan(node: Node, device: torch.device | None) -> _Step:
     step = _Step(get_operator(node.op), [], [], [], {})
     if device is not None and node.op in _FACTORIES:
         step.keywords["device"] = device
@@ -106,9 +107,10 @@ def _unfit(what: str) -> InvalidRecord:
 class GraphRunner:
     """A graph made ready to run any number of times."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, device: torch.device = CPU) -> None:
+        """What the graph makes from nothing lies on `device`."""
         self._graph = graph
-        self._plan = [_plan(node, None) for node in graph.nodes]
+        self._plan = [_plan(node, None if device == CPU else device) for node in graph.nodes]
 
     def run(
         self,
@@ -170,7 +172,7 @@ class GraphRunner:
             if total > MAX_VALUES:
                 raise _unfit(f"one step makes over {MAX_VALUES} values")
 
-        plan = [_plan(node, "meta") for node in self._graph.nodes]
+        plan = [_plan(node, torch.device("meta")) for node in self._graph.nodes]
         values = []
         for item in self._graph.inputs:
             dtype, shape = shapes[item.source][item.name]

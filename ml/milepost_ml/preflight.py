@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from milepost_ml.errors import RecordingError
+from milepost_ml.gpus import CPU, find_gpu
 from milepost_ml.graph import DTYPE_NAMES
 from milepost_ml.recipe import MAX_DATA
 from milepost_ml.updates import MAX_GROUPS, SGD, Adam, AdamW, Settings
@@ -38,7 +39,14 @@ def validate_model(model: torch.nn.Module) -> None:
         raise _refuse(
             "the model is in evaluation mode; call model.train() before recording", "wrong-mode"
         )
-    if torch.is_autocast_enabled("cpu"):
+    device = get_model_device(model)
+    if device not in (CPU, find_gpu()):
+        raise _refuse(
+            f"the model is on {device}; records are made on the CPU, or on the first NVIDIA GPU"
+            " that the process sees (CUDA_VISIBLE_DEVICES=1 shows it the second one alone)",
+            "unsupported-model",
+        )
+    if torch.is_autocast_enabled(device.type):
         raise _refuse(
             "autocast is on where the run begins; enter it inside the loop, around model and loss,"
             " and declare it: autocast='bfloat16'",
@@ -87,11 +95,21 @@ def _validate_module(what: str, module: torch.nn.Module) -> None:
         )
 
 
+def get_model_device(model: torch.nn.Module) -> torch.device:
+    """Where all parameters and buffers of a model lie; raises RecordingError if they are apart."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    first, device = (tensors[0][0], tensors[0][1].device) if tensors else ("", CPU)
+    for name, tensor in tensors:
+        if tensor.device != device:
+            raise _refuse(
+                f"the model is spread over devices: {first} is on {device}, {name} on"
+                f" {tensor.device}. A verifier computes a step on one: model.to(one device)",
+                "distributed-model",
+            )
+    return device
+
+
 def _validate_tensor(name: str, tensor: torch.Tensor) -> None:
-    if tensor.device.type != "cpu":
-        raise _refuse(
-            f"{name} is on {tensor.device}; records are made on the CPU", "unsupported-model"
-        )
     if tensor.layout != torch.strided or not tensor.is_contiguous() or tensor.numel() == 0:
         raise _refuse(
             f"{name} is empty, sparse or not contiguous (channels_last?); use the default layout",

@@ -14,6 +14,7 @@ import torch
 
 from milepost_ml.arithmetic.profiles import Profile
 from milepost_ml.errors import RecordingError, RefusedOperator
+from milepost_ml.gpus import keep_generators
 from milepost_ml.graph import GraphRunner
 from milepost_ml.nodes import Graph
 
@@ -72,14 +73,14 @@ class Rehearsal:
     def compare(self, places: Sequence[str]) -> frozenset[str]:
         """The parameters with a gradient, if graph and module agree on all bits.
 
-        `places` says for people where the graph's nodes come from.  Leaves torch's generator as it
-        was.  Raises RecordingError: cannot-capture, unknown-operator, no-exact-kernel.
+        `places` says for people where the graph's nodes come from.  Leaves torch's generators as
+        they were.  Raises RecordingError: cannot-capture, unknown-operator, no-exact-kernel.
         """
-        state = torch.random.get_rng_state()
         try:
-            # The graph first: its nodes tell which layer an operator without a kernel is in.
-            repeated, found = self._run_graph()
-            loss, expected = self._run_module()
+            with keep_generators(self._profile.device):
+                # The graph first: its nodes tell which layer an operator without a kernel is in.
+                repeated, found = self._run_graph()
+                loss, expected = self._run_module()
         except RefusedOperator as error:
             forward = self._nodes_done < len(places)
             place = places[self._nodes_done] if forward else "the backward pass"
@@ -88,8 +89,13 @@ class Rehearsal:
                 " Profiles rounded and class compute it",
                 "no-exact-kernel",
             ) from error
-        finally:
-            torch.random.set_rng_state(state)
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            raise _refuse(
+                "the model uses an operator that PyTorch does not repeat on this device:"
+                f" {str(error).splitlines()[0][:300]}"
+            ) from error
         for name, gradient in expected.items():
             _compare(name, gradient, found[name])
         if not _is_same(loss, repeated):
@@ -106,7 +112,7 @@ class Rehearsal:
         buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
         data = {f"data.{index}": tensor for index, tensor in enumerate(self._batch)}
         sources = {"parameter": parameters, "buffer": buffers, "data": data}
-        runner = GraphRunner(self._graph)
+        runner = GraphRunner(self._graph, self._profile.device)
         self._differentiate(lambda: runner.run(sources, self._count))
         return self._loss, {name: tensor.grad for name, tensor in parameters.items()}
 
@@ -152,4 +158,5 @@ def _compare(name: str, gradient: torch.Tensor | None, other: torch.Tensor | Non
 
 def _is_same(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Equality of all bits; NaN equals NaN."""
-    return left.detach().numpy().tobytes() == right.detach().numpy().tobytes()
+    first, second = (tensor.detach().cpu().numpy() for tensor in (left, right))
+    return first.tobytes() == second.tobytes()

@@ -51,8 +51,7 @@ def restore_optimizer(
     for name, array in sorted(progress.state.items()):
         if name.startswith(OPTIMIZER_PREFIX):
             owner, _, slot = name.removeprefix(OPTIMIZER_PREFIX).rpartition(".")
-            tensor = torch.from_numpy(array.copy())
-            tensor = tensor.to(profile.get_dtype(tensor.dtype))
+            tensor = profile.take(torch.from_numpy(array.copy()))
             if slot == AVERAGE and ema is not None:
                 ema.averages[owner] = tensor
             else:

@@ -21,7 +21,7 @@ import msgspec
 from milepost_consensus.payloads import CLASS
 from milepost_consensus.tolerance import TOLERANCE, format_tolerance
 from milepost_ml.distance import PPB
-from milepost_ml.errors import InvalidRecord
+from milepost_ml.errors import InvalidRecord, MissingGpu
 from milepost_ml.files import RUN, SELFCHECK, write_bytes
 from milepost_ml.keras_graph import KerasGraph
 from milepost_ml.recipe import Recipe
@@ -69,7 +69,7 @@ def check_interval(folder: Path, interval: int) -> SelfCheck:
     try:
         recipe = read_recorded(folder)
         found = retrace_recorded(folder, interval)
-    except InvalidRecord as error:
+    except (InvalidRecord, MemoryError, MissingGpu) as error:
         finding = f"could not be retraced: {error}"
         message = f"interval {interval} {finding}"
         return SelfCheck(interval, None, None, "", 0, 0.0, finding, message)

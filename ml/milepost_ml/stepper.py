@@ -25,6 +25,7 @@ from milepost_ml.digests import (
     compute_content_digest,
 )
 from milepost_ml.errors import InvalidRecord
+from milepost_ml.gpus import CPU
 from milepost_ml.graph import TORCH_DTYPES, GraphRunner
 from milepost_ml.images import unify_nans
 from milepost_ml.keyed import compute_generator_seed
@@ -54,6 +55,11 @@ def copy_tensor(array: Array) -> torch.Tensor:
     return tensor
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was too short, the processor's or a GPU's."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def _find_unfit(runner: GraphRunner, recipe: Recipe, profile: Profile) -> str | None:
     """Why no step of the recipe can be computed, if so."""
     model = {item.name: (item.dtype, item.shape) for item in get_model_specs(recipe)}
@@ -71,20 +77,21 @@ class Stepper:
     Sets torch up for the recipe's arithmetic profile, as the recorder does.
     """
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, device: torch.device = CPU) -> None:
         """Raises InvalidRecord for a data file that does not fit the recipe."""
         assert isinstance(recipe.graph, Graph)
-        self._profile = make_profile(recipe.profile, autocast=recipe.autocast is not None)
+        autocast = recipe.autocast is not None
+        self._profile = make_profile(recipe.profile, autocast=autocast, device=device)
         self._profile.configure()
         self._recipe = recipe
         self._batches = Batches(recipe, data)
-        self._runner = GraphRunner(recipe.graph)
+        self._runner = GraphRunner(recipe.graph, device)
         self._unfit = _find_unfit(self._runner, recipe, self._profile)
         self._parameters: dict[str, torch.nn.Parameter] = {}
         self._buffers: dict[str, torch.Tensor] = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._model: dict[str, torch.Tensor] = {}
-        """The model as it is recorded; after a step, once it was rounded."""
+        """The model as it is recorded, once it was rounded and copied to the processor."""
         self._slots: dict[str, torch.Tensor] = {}
         """Likewise the optimizer's tensors and the averages."""
         self._gradients: dict[str, Array] = {}
@@ -120,23 +127,28 @@ class Stepper:
                 else:
                     state = self._optimizer.state[self._parameters[owner]]
                     state[slot] = self._take(tensors[name])
-        self._round()
+        self._keep(*self._round())
 
     def _take(self, array: Array) -> torch.Tensor:
         """A recorded tensor as it is computed with."""
-        tensor = copy_tensor(array)
-        return tensor.to(self._profile.get_dtype(tensor.dtype))
+        return self._profile.take(copy_tensor(array))
 
-    def _round(self) -> None:
-        """Round the state to what is recorded."""
+    def _round(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Model and optimizer's tensors, rounded to what is recorded."""
         assert self._optimizer is not None
         model = {**self._parameters, **self._buffers}
         recorded = [TORCH_DTYPES[spec.dtype] for spec in get_model_specs(self._recipe)]
-        self._model = dict(zip(model, round_tensors(list(model.values()), recorded), strict=True))
+        rounded = round_tensors(list(model.values()), recorded)
         slots = collect_optimizer_slots(self._optimizer, self._parameters)
         slots |= name_slots(self._averages) if self.step else {}
-        rounded = round_tensors(list(slots.values()), [torch.float32] * len(slots))
-        self._slots = dict(zip(slots, rounded, strict=True))
+        others = round_tensors(list(slots.values()), [torch.float32] * len(slots))
+        return dict(zip(model, rounded, strict=True)), dict(zip(slots, others, strict=True))
+
+    @torch.no_grad()
+    def _keep(self, model: dict[str, torch.Tensor], slots: dict[str, torch.Tensor]) -> None:
+        """From here on this is the state, on the processor; tensors that are there stay views."""
+        self._model = {name: tensor.cpu() for name, tensor in model.items()}
+        self._slots = {name: tensor.cpu() for name, tensor in slots.items()}
 
     def get_batch(self, number: int) -> dict[str, Array]:
         """The rows of every data tensor in batch `number`, as they are in the data."""
@@ -164,10 +176,12 @@ class Stepper:
                 batch, loss, gradients = self._advance()
                 batches.append(batch)
                 losses.append(loss)
+                state = self._round()
         except StepFailed as failure:
             digests = (self.get_batch_digest(step) for step in stride)
             raise StepFailed(str(failure), b"".join(digests)) from failure
         self._gradients = gradients
+        self._keep(*state)
         gradient = compute_content_digest(gradients)
         return StepResult(b"".join(batches), gradient, b"".join(losses), self.get_digest())
 
@@ -187,11 +201,10 @@ class Stepper:
                 if self._recipe.ema_decay is not None:
                     update_averages(self._averages, self._parameters, self._recipe.ema_decay)
         except _FAILURES as error:
-            if "allocate memory" in str(error):  # this machine is too small; others are not
+            if is_out_of_memory(error):  # this machine is too small; others are not
                 raise MemoryError(str(error)) from error
             raise StepFailed(str(error), batch) from error
         self.step += 1
-        self._round()
         loss = self._export(torch.tensor(average(losses), dtype=torch.float64).to(torch.float32))
         return batch, loss.astype("<f4").tobytes(), gradients
 
@@ -240,7 +253,7 @@ class Stepper:
 
     def _export(self, tensor: torch.Tensor) -> Array:
         """What is hashed and written of a tensor; a view where that is the same."""
-        array = tensor.detach().numpy()
+        array = tensor.detach().cpu().numpy()
         return unify_nans(array) if self._profile.one_nan else array
 
     def get_model(self) -> dict[str, Array]:

@@ -45,12 +45,19 @@ class Stepper(Protocol):
 def make_stepper(recipe: Recipe, data: Path) -> Stepper:
     """A training of the recipe on its data file; loads the framework.
 
-    Raises InvalidRecord for data that do not fit, MissingFramework where it is not installed.
+    Raises InvalidRecord for data that do not fit, MissingFramework where it is not installed,
+    MissingGpu where the recipe's device class needs one.
     """
     if isinstance(recipe.graph, KerasGraph):
         from milepost_ml.keras_training.stepper import KerasStepper
 
         return KerasStepper(recipe, data)
     from milepost_ml import stepper
+    from milepost_ml.arithmetic.known_answer import choose_device
 
-    return stepper.Stepper(recipe, data)
+    device = choose_device(recipe.device_class)
+    if device.type == "cpu":
+        return stepper.Stepper(recipe, data)
+    from milepost_ml.gpu_stepper import GpuStepper
+
+    return GpuStepper(recipe, data, device)

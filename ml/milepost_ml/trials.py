@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 from blake3 import blake3
 
+from milepost_ml.arithmetic.known_answer import choose_device
 from milepost_ml.graph import GraphRunner
 from milepost_ml.keyed import compute_generator_seed
 from milepost_ml.nodes import Graph
@@ -55,7 +56,7 @@ class TrialStepper(Stepper):
         self, recipe: Recipe, data: Path, deviation: Deviation, steps: Collection[int]
     ) -> None:
         """As `Stepper`; `steps` are those in which it deviates."""
-        super().__init__(recipe, data)
+        super().__init__(recipe, data, choose_device(recipe.device_class))
         self._declared, self._deviation, self._steps = recipe, deviation, steps
         self._runners = {False: self._runner, True: self._runner}
         if deviation.recipe is not None and deviation.recipe.graph != recipe.graph:
@@ -128,7 +129,7 @@ def _compute_digest(value: Any) -> bytes:
         plain = tensor.detach().contiguous()
         if plain.dtype is torch.bfloat16:  # numpy has none
             plain = plain.float()
-        hasher.update(plain.numpy().tobytes())
+        hasher.update(plain.cpu().numpy().tobytes())
     return hasher.digest()
 
 

@@ -1,7 +1,7 @@
 """Reads gradients and state of a training in progress, cheaply, and notices undeclared changes.
 
-Values are copied from where they lie; PyTorch's version counters tell whether something wrote to a
-weight or buffer between two steps.
+Values are copied from where they lie, and to the processor first from a GPU; PyTorch's version
+counters tell whether something wrote to a weight or buffer between two steps.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from milepost_ml.arithmetic.rounded import round_tensors
 from milepost_ml.averages import EMA, name_slots
 from milepost_ml.digests import MODEL_PREFIX
 from milepost_ml.errors import RecordingError
+from milepost_ml.gpus import CPU
 from milepost_ml.graph import TORCH_DTYPES
 from milepost_ml.optimizing import collect_optimizer_slots
 from milepost_ml.recipe import Recipe, get_model_specs, get_optimizer_specs
@@ -103,7 +104,7 @@ class StateWatch:
                     slug="not-finite",
                 )
         return {
-            MODEL_PREFIX + name: tensor.detach().to(self._recorded[name]).numpy()
+            MODEL_PREFIX + name: tensor.detach().to(CPU, self._recorded[name]).numpy()
             for name, tensor in self._tensors.items()
         }
 
@@ -222,18 +223,22 @@ class _Places(NamedTuple):
     """Where recorded values lie, and what must live as long as they are read."""
 
     addresses: list[int]
-    rounded: list[torch.Tensor]
+    copies: list[torch.Tensor]
 
 
 def _copy_gradients(images: StepImages, gradients: Sequence[torch.Tensor]) -> None:
-    recorded = [gradient.to(torch.float32).contiguous() for gradient in gradients]
+    recorded = [gradient.to(CPU, torch.float32).contiguous() for gradient in gradients]
     images.gradient.fill([gradient.data_ptr() for gradient in recorded])
 
 
 def _find_places(held: Sequence[_Held]) -> _Places:
-    """Round what is computed in another type than it is recorded in; where the values lie."""
+    """Round what is computed in another type than it is recorded in; where the values lie.
+
+    On the processor: what lies on a GPU is copied there.
+    """
     addresses = [get_address(name, tensor, size) for name, tensor, size, _ in held]
-    if all(tensor.dtype is recorded for _, tensor, _, recorded in held):
+    if all(tensor.dtype is recorded and tensor.is_cpu for _, tensor, _, recorded in held):
         return _Places(addresses, [])
     rounded = round_tensors([each.tensor for each in held], [each.recorded for each in held])
-    return _Places([tensor.data_ptr() for tensor in rounded], rounded)
+    copies = [tensor.detach().cpu() for tensor in rounded]
+    return _Places([tensor.data_ptr() for tensor in copies], copies)

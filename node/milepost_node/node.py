@@ -85,6 +85,7 @@ class Node:
             memory_bytes=limits.worker_bytes,
             limit_seconds=limits.retrace_seconds,
             threads=settings.threads,
+            gpu=settings.gpu,
         )
         self._onion = Onion(settings.signer.derive, settings.signer.public)
         self._tasks: list[asyncio.Task[None]] = []

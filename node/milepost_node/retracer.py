@@ -69,7 +69,7 @@ class Workers:
     """The Retracer of a real node."""
 
     def __init__(
-        self, blobs: Path, *, memory_bytes: int, limit_seconds: float, threads: int
+        self, blobs: Path, *, memory_bytes: int, limit_seconds: float, threads: int, gpu: bool
     ) -> None:
         self._gradients = GradientStore(get_gradients_folder(blobs))
         self._reader = WorkerProcess(
@@ -82,7 +82,10 @@ class Workers:
             blobs,
             memory_bytes=memory_bytes,
             limit_seconds=limit_seconds,
-            options=("--preload", "training", "--threads", str(threads)),
+            options=(
+                *("--preload", "training", "--threads", str(threads)),
+                *(("--gpu",) if gpu else ()),
+            ),
         )
 
     async def start(self) -> None:

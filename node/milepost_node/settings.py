@@ -7,6 +7,7 @@
     behaviour_network = ""        # the name of the network on which it may
     clique = []                   # submitters that a colluding node sides with
     threads = 1                   # that retrain a run of any profile but class
+    gpu = true                    # whether to retrain on the GPU, where there is one
 
     [limits]                      # all optional
     blob_bytes = 1073741824
@@ -57,7 +58,8 @@ class Limits:
     retrace_seconds: int = 3600
     """Longest job of the worker process before it is killed."""
     worker_bytes: int = 16 * 1024 * MIB
-    """Address space of the worker process (torch alone maps several GiB it never touches)."""
+    """Address space of the worker process (torch alone maps several GiB it never touches); where it
+    uses a GPU, what it may write to of its own memory."""
     connections: int = 512
     """HTTP requests served at the same time."""
 
@@ -77,7 +79,7 @@ _LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = {
 
 _KNOWN: Final = frozenset(
     {
-        *("host", "port", "name", "joining", "threads", "log_level", "limits"),
+        *("host", "port", "name", "joining", "threads", "gpu", "log_level", "limits"),
         *("behaviour", "behaviour_network", "clique"),
     }
 )
@@ -98,6 +100,7 @@ class Settings:
     behaviour: Behaviour = HONEST
     clique: tuple[str, ...] = ()
     threads: int = 1
+    gpu: bool = True
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)
 
@@ -127,6 +130,7 @@ def read_settings(home: Path) -> Settings:
         behaviour=_read_behaviour(table, home, network=genesis.network),
         clique=_texts(table, "clique"),
         threads=_integer(table, "threads", low=1, high=MAX_THREADS, default=1),
+        gpu=_boolean(table, "gpu", default=True),
         log_level=_choice(table, "log_level", LOG_LEVELS, default="info"),
         limits=_read_limits(table.get("limits", {})),
     )
@@ -240,8 +244,8 @@ def _texts(table: Mapping[str, object], key: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _boolean(table: Mapping[str, object], key: str) -> bool:
-    value = table.get(key, False)
+def _boolean(table: Mapping[str, object], key: str, *, default: bool = False) -> bool:
+    value = table.get(key, default)
     if not isinstance(value, bool):
         raise SettingsError(f"node.toml: {key} must be true or false")
     return value

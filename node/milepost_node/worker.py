@@ -54,6 +54,7 @@ from milepost_node.jobs import (
 NICENESS: Final = 10
 """Below everything the node itself does."""
 MAX_OPEN_FILES: Final = 256
+GPU_DRIVER: Final = Path("/dev/nvidiactl")
 
 
 class Worker:
@@ -80,6 +81,14 @@ class Worker:
             return Refused(error.slug, self._clean(str(error)))
         except Exception as error:
             return Failed(self._clean(f"{type(error).__name__}: {error}"))
+
+    def is_spent(self) -> bool:
+        """Whether only another process can use the GPU again; the node starts one."""
+        if "torch" not in sys.modules:
+            return False
+        from milepost_ml.gpus import is_broken
+
+        return is_broken()
 
     def _dispatch(self, job: Job) -> Answer:
         match job:
@@ -187,10 +196,22 @@ class Worker:
         return message.replace(str(self._blobs), "")[:2_000]
 
 
-def limit_resources(memory_bytes: int) -> None:
+def prepare_gpu(*, wanted: bool) -> bool:
+    """Hide the GPU from the frameworks unless it is wanted; whether one may be there.
+
+    Before they are loaded.
+    """
+    if not wanted:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return wanted and GPU_DRIVER.exists()
+
+
+def limit_resources(memory_bytes: int, *, gpu: bool) -> None:
     """Low priority, bounded memory and files, no core dumps."""
     os.nice(NICENESS)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    # A GPU's driver reserves addresses for all memory of the GPU and the machine.
+    kind = resource.RLIMIT_DATA if gpu else resource.RLIMIT_AS
+    resource.setrlimit(kind, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -220,17 +241,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-bytes", type=int, required=True, help="limit of address space")
     parser.add_argument("--preload", choices=("reading", "training"), help="what to import at once")
     parser.add_argument("--threads", type=int, default=1, help="threads that retrain")
+    parser.add_argument("--gpu", action="store_true", help="retrain on the GPU, if there is one")
     options = parser.parse_args(arguments)
     # Ctrl-C reaches the whole terminal group; the node decides when its worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, sink = take_pipes()
-    limit_resources(options.memory_bytes)
+    limit_resources(options.memory_bytes, gpu=prepare_gpu(wanted=options.gpu))
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
     threading.Thread(target=_forward_jobs, args=(source, jobs), daemon=True).start()
     worker = Worker(options.blobs, threads=options.threads)
     if options.preload:
         worker.preload(training=options.preload == "training")
-    while True:
+    while not worker.is_spent():
         sink.write(encode_frame(worker.perform(jobs.get())))
         sink.flush()
 

@@ -80,6 +80,8 @@ class WorkerProcess:
     async def _exchange(self, job: Job) -> Answer:
         name = type(job).__name__
         finished = False
+        if self._process is not None and self._process.returncode is not None:
+            self._process = None  # it ended after its last answer
         try:
             async with asyncio.timeout(self.limit_seconds):
                 process = self._process or await self._start()

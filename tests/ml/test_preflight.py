@@ -38,6 +38,8 @@ def make_model(kind: str) -> nn.Module:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if kind == "meta":
         model = model.to("meta")
+    if kind == "spread":
+        model[1].to("meta")  # type: ignore[index]
     if kind == "not persistent":
         model.register_buffer("scale", torch.ones(1), persistent=False)
     if kind == "extra state":
@@ -54,6 +56,7 @@ def make_model(kind: str) -> nn.Module:
         ("double", "unsupported-model", "model.float()"),
         ("channels last", "unsupported-model", "channels_last"),
         ("meta", "unsupported-model", "CPU"),
+        ("spread", "distributed-model", "0.weight is on cpu, 1.weight on meta"),
         ("not persistent", "unregistered-state", "persistent=True"),
         ("extra state", "unregistered-state", "get_extra_state"),
         ("complex buffer", "unsupported-model", "complex64"),

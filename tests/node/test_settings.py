@@ -47,6 +47,12 @@ def test_threads_can_be_set(home: Path) -> None:
     assert read_settings(home).threads == 3
 
 
+def test_the_gpu_can_be_left_alone(home: Path) -> None:
+    assert read_settings(home).gpu
+    append(home, "gpu = false\n")
+    assert not read_settings(home).gpu
+
+
 def test_limits_can_be_set(home: Path) -> None:
     append(home, "[limits]\nblob_bytes = 2048\nretrace_seconds = 60\n")
     assert read_settings(home).limits == Limits(blob_bytes=2048, retrace_seconds=60)
@@ -72,6 +78,7 @@ def test_limits_can_be_set(home: Path) -> None:
         ('name = "node-1"', 'nmae = "node-1"', r"unknown key 'nmae'; known are .*name"),
         ('behaviour = ""', 'log_level = "loud"', r"log_level = 'loud' must be one of"),
         ('behaviour = ""', "threads = 0", r"threads = 0 must be a whole number from 1 to 1024"),
+        ('behaviour = ""', 'gpu = "0"', r"gpu must be true or false"),
         ('behaviour = ""', "limits = 3", r"limits must be a table"),
         (
             'behaviour = ""',

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,11 @@ from milepost_consensus.step_digests import (
     compute_work_digest,
 )
 from milepost_consensus.submissions import Duty
+from milepost_ml import gpus
 from milepost_ml.admission import build_submit
 from milepost_ml.device import compute_device_class
 from milepost_ml.files import build_manifest, encode_manifest
+from milepost_node import worker
 from milepost_node.blobs import BlobStore, store_bytes
 from milepost_node.jobs import (
     DeviceClasses,
@@ -153,6 +158,40 @@ def test_device_classes_are_those_that_records_are_made_on(desk: Desk, tiny_subm
     answer = desk.worker.perform(GetDeviceClasses())
     own = (tiny_submit.device_class, compute_device_class(autocast=True))
     assert answer == DeviceClasses(("exact/1", "rounded/1", *own, "tolerance/1"), "")
+
+
+def test_a_gpu_is_hidden_unless_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(worker, "GPU_DRIVER", tmp_path / "nvidiactl")
+    assert not worker.prepare_gpu(wanted=True), "without a driver addresses are limited"
+    (tmp_path / "nvidiactl").touch()
+    assert worker.prepare_gpu(wanted=True)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert not worker.prepare_gpu(wanted=False)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_worker_whose_gpu_failed_for_good_is_spent(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not desk.worker.is_spent()
+    monkeypatch.setattr(gpus, "is_broken", lambda: True)
+    assert desk.worker.is_spent()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_memory_is_limited_with_a_gpu_and_without(gpu: bool) -> None:
+    code = (
+        "from milepost_node.worker import limit_resources\n"
+        f"limit_resources(2**29, gpu={gpu})\n"
+        "bytearray(2**20)\n"
+        "try: bytearray(2**30)\n"
+        "except MemoryError: print('short')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "short\n"
 
 
 def test_what_computes_otherwise_than_its_class_retraces_nothing(

@@ -110,6 +110,16 @@ async def test_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
         assert await get_name(worker) == f"pid {worker.pid}"
 
 
+async def test_worker_that_ends_after_its_answer_is_replaced(tmp_path: Path) -> None:
+    async with open_worker(tmp_path, "once-leave") as worker:
+        await worker.run(VALIDATE)
+        first = worker.pid
+        assert first is not None
+        await wait_until(lambda: not is_alive(first))
+        assert await get_name(worker) == f"pid {worker.pid}"
+        assert worker.pid != first
+
+
 async def test_cancelled_job_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
     async with open_worker(tmp_path, "once-hang") as worker:
         job = asyncio.create_task(worker.run(VALIDATE))

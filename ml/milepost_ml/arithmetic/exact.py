@@ -39,8 +39,9 @@ VERSION: Final = "exact/1"
 """Changes whenever a bit of any rule does, and with what is refused: a step that needs a refused
 operator fails, so verifiers of one version must refuse alike."""
 
-# Fused attention and oneDNN's recurrent layers have no written order; the formulas in terms of
-# products and elementwise operators have.  PyTorch's switches, as (getter, setter, value).
+# Fused attention, oneDNN's recurrent layers and cuDNN's layers have no written order; the formulas
+# in terms of products and elementwise operators have.  PyTorch's switches, as (getter, setter,
+# value).
 _SWITCHES: Final[tuple[tuple[Any, Any, bool], ...]] = (
     (torch._C._get_flash_sdp_enabled, torch._C._set_sdp_use_flash, False),
     (torch._C._get_mem_efficient_sdp_enabled, torch._C._set_sdp_use_mem_efficient, False),
@@ -48,6 +49,7 @@ _SWITCHES: Final[tuple[tuple[Any, Any, bool], ...]] = (
     (torch._C._get_overrideable_sdp_enabled, torch._C._set_sdp_use_overrideable, False),
     (torch._C._get_math_sdp_enabled, torch._C._set_sdp_use_math, True),
     (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
+    (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled, False),
 )
 
 _KEY: Final = torch._C._dispatch_key_parse("Fake")

@@ -2,14 +2,15 @@
 
 A node vouches for nothing that it has not seen come out right: exact and rounded arithmetic must
 give the digests below for a short training that goes through every kind of kernel, and a class of
-machines is named by what such a training gives.  A compiler, processor, setting or library that
-computes otherwise is noticed here, when a node starts and before each of its tasks, and not in
-somebody's verdict.
+machines is named by what such a training gives.  A compiler, processor, GPU, setting or library
+that computes otherwise is noticed here, when a node starts and before each of its tasks, and not in
+somebody's verdict.  So this is also where it is chosen what is computed on a GPU.
 """
 
 from __future__ import annotations
 
 import fcntl
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from milepost_ml.arithmetic.profiles import ExactProfile, Profile, RoundedProfil
 from milepost_ml.arithmetic.rounded import Widened, round_tensors
 from milepost_ml.device import AUTOCAST, find_device_class
 from milepost_ml.digests import compute_content_digest
+from milepost_ml.gpus import CPU, find_gpu, is_gpu_class, keep_generators, require_gpu
 from milepost_ml.keras_graph import DEVICE_PREFIX
 from milepost_ml.keras_training.device_class import compute_device_class as compute_keras_class
 from milepost_ml.keras_training.device_class import find_device_class as find_keras_class
@@ -65,26 +67,28 @@ class _Covering(nn.Module):
         return result
 
 
-def compute_known_answer() -> bytes:
+def compute_known_answer(device: torch.device = CPU) -> bytes:
     """The content digest of a small model after a few exact steps of two optimizers."""
-    return _train(ExactProfile())
+    return _train(ExactProfile(), device)
 
 
-def compute_rounded_answer() -> bytes:
+def compute_rounded_answer(device: torch.device = CPU) -> bytes:
     """The same in rounded arithmetic."""
-    return _train(RoundedProfile())
+    return _train(RoundedProfile(), device)
 
 
-def _train(profile: Profile) -> bytes:
+def _train(profile: Profile, device: torch.device) -> bytes:
+    profile.device = device
     words = np.random.Philox(key=_KEY)
-    with torch.random.fork_rng([]):
+    with keep_generators(device):
         model = _Covering()
         with torch.no_grad():
             for parameter in model.parameters():
                 drawn = (words.random_raw(parameter.numel()) >> 40).astype(np.float32)
                 parameter.copy_(torch.from_numpy(drawn * 2.0**-25 - 0.25).view(parameter.shape))
         integers = torch.from_numpy((words.random_raw(2 * _BATCH) >> 32).astype(np.int64))
-        tokens, targets = integers[:_BATCH] % 12, integers[_BATCH:] % 10
+        tokens, targets = map(profile.take, (integers[:_BATCH] % 12, integers[_BATCH:] % 10))
+        model.to(device)
         state = [*model.parameters(), *model.buffers()]
         recorded = [tensor.dtype for tensor in state]
         widened = Widened(state, profile)
@@ -105,7 +109,7 @@ def _train(profile: Profile) -> bytes:
                 round_tensors([*state, *slots], [*recorded, *[torch.float32] * len(slots)])
         widened.restore()
     return compute_content_digest(
-        {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+        {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     )
 
 
@@ -116,7 +120,7 @@ def _get_gradients(model: nn.Module) -> list[torch.Tensor]:
 def get_device_classes() -> tuple[tuple[str, ...], str]:
     """The device classes that this machine repeats just now, the strongest first.
 
-    With it, why exact or rounded arithmetic is not among them; empty if both are.
+    With it, why exact or rounded arithmetic, or the GPU's own, is not among them; empty if all are.
     """
     names, faults = list[str](), list[str]()
     for name in _PORTABLE:
@@ -127,6 +131,12 @@ def get_device_classes() -> tuple[tuple[str, ...], str]:
         else:
             names.append(name)
     machine = [find_device_class(), find_device_class(autocast=True)]
+    gpu = find_gpu()
+    if gpu is not None:
+        try:
+            machine += [find_device_class(autocast=cast, device=gpu) for cast in (False, True)]
+        except RuntimeError as error:  # of its driver, or an operator that it cannot repeat
+            faults.append(f"{gpu}: {error}")
     keras = find_keras_class()
     if keras:
         machine.append(keras)
@@ -143,11 +153,28 @@ def find_fault(device_class: str) -> str:
     if device_class.startswith(DEVICE_PREFIX):
         return _find_fault_of_keras(device_class)
     if device_class not in _PORTABLE:
-        found = find_device_class(autocast=AUTOCAST in device_class.split("/"))
-        return "" if found == device_class else f"this machine is {found}"
+        return _find_other_class(device_class)
+    _chosen.pop(device_class, None)
+    if choose_device(device_class) != CPU:
+        return ""
+    return find_wrong_answer(device_class, CPU)
+
+
+def _find_other_class(device_class: str) -> str:
+    """What this machine is instead of a machine's class; empty if it is of that class."""
+    try:
+        device = choose_device(device_class)
+        found = find_device_class(autocast=AUTOCAST in device_class.split("/"), device=device)
+    except RuntimeError as error:  # MissingGpu, or of a GPU that fails
+        return f"{type(error).__name__}: {error}"
+    return "" if found == device_class else f"this machine is {found}"
+
+
+def find_wrong_answer(device_class: str, device: torch.device) -> str:
+    """Why a device does not compute exact or rounded arithmetic; empty if it does."""
     compute, expected = _PORTABLE[device_class]
     try:
-        found = compute().hex()
+        found = compute(device).hex()
     except Exception as error:  # whatever kernels and their compiler may raise on odd machines
         return f"{type(error).__name__}: {error}"
     return "" if found == expected else f"the known answer is {expected}, here {found}"
@@ -164,7 +191,30 @@ def _find_fault_of_keras(device_class: str) -> str:
     return "" if found == device_class else f"this machine is {found}"
 
 
-_PORTABLE: Final[dict[str, tuple[Callable[[], bytes], str]]] = {
+def choose_device(device_class: str) -> torch.device:
+    """Where this process computes a device class: on its GPU, or on the processor.
+
+    On the GPU, if there is one, what is of its own class; exact arithmetic, if it gives the known
+    answer there; nothing else, because a GPU draws other random numbers.  Found once a process;
+    `find_fault` finds it anew.  Raises MissingGpu for a GPU's class without one.
+    """
+    if is_gpu_class(device_class):
+        return require_gpu(device_class)
+    gpu = find_gpu()
+    if gpu is None or device_class != EXACT_CLASS:
+        return CPU
+    if device_class not in _chosen:
+        fault = find_wrong_answer(device_class, gpu)
+        if fault:
+            warnings.warn(f"{device_class} is not computed on the GPU: {fault}", stacklevel=2)
+        _chosen[device_class] = CPU if fault else gpu
+    return _chosen[device_class]
+
+
+_chosen: Final[dict[str, torch.device]] = {}
+"""What `choose_device` found last."""
+
+_PORTABLE: Final[dict[str, tuple[Callable[[torch.device], bytes], str]]] = {
     EXACT_CLASS: (compute_known_answer, KNOWN_ANSWER),
     RoundedProfile.VERSION: (compute_rounded_answer, ROUNDED_ANSWER),
 }

@@ -6,9 +6,10 @@
     class     PyTorch's kernels in float32 on one thread: equal bits on machines of one class
     tolerance PyTorch's kernels in float32 on any machine: ends of intervals within a bound
 
-A profile says how PyTorch is set up, what tensors are computed with, what surrounds forward,
-backward and the optimizer's step, and what happens to the state afterwards.  The formats of a
-record do not depend on it.  A `Profile` belongs to one training, because it holds its generator.
+A profile says how PyTorch is set up, on what device and in what types tensors are computed, what
+surrounds forward, backward and the optimizer's step, and what happens to the state afterwards.  The
+formats of a record do not depend on it.  A `Profile` belongs to one training, because it holds its
+generator.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from milepost_consensus.payloads import CLASS, EXACT, ROUNDED
 from milepost_consensus.tolerance import TOLERANCE
 from milepost_ml.device import compute_device_class, configure_torch
+from milepost_ml.gpus import CPU, seed_generators
 
 
 @contextmanager
@@ -45,9 +47,13 @@ class Profile:
     """Whether all NaNs are one value wherever bytes are hashed or written [E2]."""
     note: ClassVar[str] = "torch now computes on one thread with deterministic algorithms"
     """For people who record with it."""
+    on_gpus: ClassVar[bool] = True
+    """Whether it may be computed on a GPU, whose own random numbers are others than a CPU's."""
 
     autocast = False
     """Whether forward and loss are computed under PyTorch's autocast, in bfloat16."""
+    device = CPU
+    """Where parameters, state and batches lie while they are computed with."""
 
     def configure(self) -> None:
         """Set up PyTorch for the whole process."""
@@ -55,15 +61,16 @@ class Profile:
 
     def get_device_class(self) -> str:
         """Who repeats this arithmetic."""
-        return compute_device_class(autocast=self.autocast)
+        return compute_device_class(autocast=self.autocast, device=self.device)
 
     def casting(self) -> AbstractContextManager[Any]:
         """Around forward and loss alone, within `active`."""
-        return torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext()
+        kind = self.device.type
+        return torch.autocast(kind, torch.bfloat16) if self.autocast else nullcontext()
 
     def reseed(self, seed: int) -> None:
         """Key the random numbers of the next step."""
-        torch.default_generator.manual_seed(seed)
+        seed_generators(self.device, seed)
 
     def active(self) -> AbstractContextManager[Any]:
         """Around forward, backward and the optimizer's step; may be entered many times."""
@@ -72,6 +79,10 @@ class Profile:
     def get_dtype(self, recorded: torch.dtype) -> torch.dtype:
         """The type in which a tensor recorded as another is computed."""
         return recorded
+
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A recorded tensor as it is computed with: its type, on the device."""
+        return tensor.to(self.device, self.get_dtype(tensor.dtype))
 
     def set_options(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         """Choose the optimizer's implementation; returns what undoes it."""
@@ -124,6 +135,7 @@ class RoundedProfile(Profile):
     name = ROUNDED
     dtype = torch.float64
     one_nan = True
+    on_gpus = False
     note = "computed in float64, gradients and state rounded in every step"
 
     VERSION: Final = "rounded/1"
@@ -157,6 +169,7 @@ class ToleranceProfile(Profile):
 
     name = TOLERANCE
     one_nan = True
+    on_gpus = False
     note = "intervals are compared within a bound, which the verdict names"
 
     VERSION: Final = "tolerance/1"
@@ -176,13 +189,13 @@ _PROFILES: Final[dict[str, type[Profile]]] = {
 }
 
 
-def make_profile(name: str, *, autocast: bool = False) -> Profile:
-    """The profile of a name, for one training; KeyError for an unknown one.
+def make_profile(name: str, *, autocast: bool = False, device: torch.device = CPU) -> Profile:
+    """The profile of a name, for one training on a device; KeyError for an unknown one.
 
     Only profile `class` knows `autocast`.
     """
     profile = _PROFILES[name]()
-    profile.autocast = autocast
+    profile.autocast, profile.device = autocast, device
     return profile
 
 

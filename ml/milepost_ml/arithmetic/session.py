@@ -35,7 +35,7 @@ class Session:
 
     def convert(self, batch: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """A batch as it is computed with."""
-        return tuple(tensor.to(self._profile.get_dtype(tensor.dtype)) for tensor in batch)
+        return tuple(map(self._profile.take, batch))
 
     def enter(self, seed: int) -> None:
         """The loop gets its batch."""

@@ -64,7 +64,7 @@ def find_device_class() -> str:
     try:
         answer = subprocess.run(
             [sys.executable, "-P", "-m", "milepost_ml.keras_training.device_class"],
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

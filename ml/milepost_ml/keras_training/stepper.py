@@ -60,6 +60,8 @@ class KerasStepper:
         assert isinstance(recipe.graph, KerasGraph)
         (group,) = recipe.groups
         assert isinstance(group.optimizer, KerasOptimizer)
+        # As records are made; a worker may see a GPU, because PyTorch computes on it.
+        load_keras().tf.config.set_visible_devices([], "GPU")
         configure_tensorflow()
         self._recipe = recipe
         self._batches = Batches(recipe, data)

@@ -356,6 +356,28 @@ def test_draws_follow_from_seed_and_number() -> None:
     assert 0.72 < kept.float().mean() < 0.78
 
 
+def test_a_gpus_dropout_is_that_of_a_processor() -> None:
+    """On a GPU, PyTorch's dropout is one operator with a gradient of its own."""
+    x, gradient = torch.randn(2, 1000)
+    mode = ExactMode()
+
+    def differentiate(drop: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        held = x.clone().requires_grad_()
+        with mode:
+            mode.reseed(5)
+            dropped = drop(held)
+            dropped.backward(gradient)  # type: ignore[no-untyped-call]
+        assert held.grad is not None
+        return [dropped.detach(), held.grad]
+
+    plain = differentiate(lambda x: functional.dropout(x, 0.3))
+    fused = differentiate(lambda x: torch.ops.aten.native_dropout(x, 0.3, True)[0])
+    assert all(torch.equal(one, other) for one, other in zip(plain, fused, strict=True))
+    assert not torch.equal(*plain)
+    with mode, pytest.raises(RefusedOperator, match="training"):
+        torch.ops.aten.native_dropout(x, 0.3, False)
+
+
 def test_draws_need_a_seed() -> None:
     with ExactMode(), pytest.raises(RefusedOperator, match="reseed"):
         functional.dropout(torch.ones(3), 0.5)

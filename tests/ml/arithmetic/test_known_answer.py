@@ -13,8 +13,11 @@ from torch.nn import functional
 
 from milepost_ml import device
 from milepost_ml.arithmetic import known_answer
+from milepost_ml.arithmetic.known_answer import choose_device
 from milepost_ml.arithmetic.profiles import ExactProfile, RoundedProfile
 from milepost_ml.device import compute_device_class
+from milepost_ml.errors import MissingGpu
+from milepost_ml.gpus import CPU
 
 CLASSES = (compute_device_class(), compute_device_class(autocast=True), "tolerance/1")
 
@@ -63,7 +66,9 @@ def test_the_rounded_known_answer_is_the_known_one_and_leaves_the_generator_alon
     assert torch.get_default_dtype() is torch.float32
 
 
-def answer(name: str, monkeypatch: pytest.MonkeyPatch, compute: Callable[[], bytes]) -> None:
+def answer(
+    name: str, monkeypatch: pytest.MonkeyPatch, compute: Callable[[torch.device], bytes]
+) -> None:
     """Let the known answer of a portable class be computed like this."""
     expected = known_answer._PORTABLE[name][1]
     monkeypatch.setitem(known_answer._PORTABLE, name, (compute, expected))
@@ -72,7 +77,7 @@ def answer(name: str, monkeypatch: pytest.MonkeyPatch, compute: Callable[[], byt
 def answer_rightly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     for name in names:
         right = bytes.fromhex(known_answer._PORTABLE[name][1])
-        answer(name, monkeypatch, lambda right=right: right)  # type: ignore[misc]
+        answer(name, monkeypatch, lambda device, right=right: right)  # type: ignore[misc]
 
 
 def test_the_names_are_those_of_the_profiles() -> None:
@@ -87,7 +92,7 @@ def test_a_wrong_answer_takes_a_class_off_the_list(
 ) -> None:
     (right,) = {"exact/1", "rounded/1"} - {wrong}
     answer_rightly(monkeypatch, right)
-    answer(wrong, monkeypatch, lambda: b"\x01" * 32)
+    answer(wrong, monkeypatch, lambda device: b"\x01" * 32)
     names, fault = known_answer.get_device_classes()
     assert names == (right, *CLASSES)
     assert fault.startswith(f"{wrong}: the known answer is ")
@@ -95,7 +100,7 @@ def test_a_wrong_answer_takes_a_class_off_the_list(
 
 
 def test_a_machine_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> bytes:
+    def fail(device: torch.device) -> bytes:
         raise OSError("no compiler")
 
     answer_rightly(monkeypatch, "rounded/1")
@@ -110,6 +115,90 @@ def test_right_answers_put_exact_first(monkeypatch: pytest.MonkeyPatch) -> None:
     names, fault = known_answer.get_device_classes()
     assert names == ("exact/1", "rounded/1", *CLASSES)
     assert fault == ""
+
+
+# On a GPU -----------------------------------------------------------------------------------------
+
+GPU = torch.device("cpu", 0)
+"""Stands for a GPU: PyTorch computes on it as on the processor, and tells the two apart."""
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    monkeypatch.setattr(known_answer, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(known_answer, "_chosen", {})
+    return GPU
+
+
+def answer_on_gpu(monkeypatch: pytest.MonkeyPatch, name: str, *answers: bytes) -> None:
+    """What a GPU says, one time after the other; the processor answers rightly."""
+    right, said = bytes.fromhex(known_answer._PORTABLE[name][1]), iter(answers)
+    answer(name, monkeypatch, lambda device: next(said) if device == GPU else right)
+
+
+def test_without_a_gpu_everything_is_computed_on_the_processor() -> None:
+    for name in ("exact/1", "rounded/1", *CLASSES):
+        assert choose_device(name) == CPU
+    with pytest.raises(MissingGpu, match="sees none"):
+        choose_device("torch-2.13.0/cuda-13.0/kat-00")
+    assert known_answer.find_fault("torch-2.13.0/cuda-13.0/kat-00").startswith("MissingGpu: ")
+
+
+def test_a_gpu_computes_exactly_if_it_knows_the_answer(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = bytes.fromhex(known_answer.KNOWN_ANSWER), b"\x01" * 32
+    answer_on_gpu(monkeypatch, "exact/1", right, wrong, right)
+    assert choose_device("exact/1") == gpu
+    assert choose_device("exact/1") == gpu, "found once"
+    with pytest.warns(UserWarning, match="not computed on the GPU: the known answer is"):
+        assert known_answer.find_fault("exact/1") == "", "the processor computes right"
+    assert choose_device("exact/1") == CPU
+    assert known_answer.find_fault("exact/1") == ""
+    assert choose_device("exact/1") == gpu, "found anew before each task"
+
+
+def test_only_exact_arithmetic_and_its_own_class_go_to_a_gpu(gpu: torch.device) -> None:
+    for name in ("rounded/1", "tolerance/1", *CLASSES, "tensorflow-2.21.0/keras-3.15.1"):
+        assert choose_device(name) == CPU
+    with pytest.raises(MissingGpu):  # this process has none but the one that stands for it
+        choose_device("torch-2.13.0/cuda-13.0/kat-00")
+
+
+def test_a_gpus_classes_are_served_beside_the_processors(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_rightly(monkeypatch, "exact/1", "rounded/1")
+    plain = device.find_device_class
+
+    def find(*, autocast: bool = False, device: torch.device = CPU) -> str:
+        if device == gpu:
+            return f"torch-2.13.0/cuda-13.0{'/bfloat16' if autocast else ''}/kat-00"
+        return plain(autocast=autocast)
+
+    monkeypatch.setattr(known_answer, "find_device_class", find)
+    monkeypatch.setattr(known_answer, "require_gpu", lambda name: gpu)
+    own = ("torch-2.13.0/cuda-13.0/kat-00", "torch-2.13.0/cuda-13.0/bfloat16/kat-00")
+    names, fault = known_answer.get_device_classes()
+    assert (names, fault) == (("exact/1", "rounded/1", *CLASSES[:2], *own, CLASSES[2]), "")
+    assert [known_answer.find_fault(name) for name in (*own, *CLASSES)] == [""] * 5
+    assert known_answer.find_fault(f"{own[0]}1") == f"this machine is {own[0]}"
+
+
+def test_a_gpu_that_cannot_repeat_its_own_answer_has_no_class(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_rightly(monkeypatch, "exact/1", "rounded/1")
+
+    def find(*, autocast: bool = False, device: torch.device = CPU) -> str:
+        if device == gpu:
+            raise RuntimeError("no driver")
+        return compute_device_class(autocast=autocast)
+
+    monkeypatch.setattr(known_answer, "find_device_class", find)
+    names, fault = known_answer.get_device_classes()
+    assert names == ("exact/1", "rounded/1", *CLASSES)
+    assert fault == "cpu:0: no driver"
 
 
 # Before a task: nothing that was found out earlier counts ----------------------------------------

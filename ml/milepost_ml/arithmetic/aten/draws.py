@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from milepost_ml.arithmetic.table import computes, refuse
+from milepost_ml.arithmetic.aten.elementwise import divide
+from milepost_ml.arithmetic.table import computes, refuse, require_float32
 
 
 class Draws:
@@ -49,6 +50,19 @@ class Draws:
     ) -> torch.Tensor:
         return self.bernoulli(torch.empty_like(like), p)
 
+    def dropout(
+        self, x: torch.Tensor, p: float, train: bool | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What PyTorch makes of dropout on a GPU, as it makes it of other operators on a CPU.
+
+        The second result goes to the gradient alone, which on a CPU multiplies with the same.
+        """
+        require_float32("native_dropout", (x,))
+        if not train:
+            raise refuse("native_dropout", "outside training")
+        noise = divide(self.bernoulli(torch.empty_like(x), 1 - p), 1 - p)
+        return x * noise, noise
+
     def rand(self, size: Sequence[int], *, dtype: Any = None, **options: Any) -> torch.Tensor:
         if dtype not in (None, torch.float32):
             raise refuse("rand", f"it makes {dtype}; exact arithmetic computes float32")
@@ -78,8 +92,13 @@ def set_current(draws: Draws | None) -> None:
     _LOCAL.current = draws
 
 
-def _computes(name: str, method: Callable[..., torch.Tensor]) -> None:
-    def draw(*args: Any, **kwargs: Any) -> torch.Tensor:
+@computes("native_dropout_backward")
+def _dropout_backward(gradient: torch.Tensor, noise: torch.Tensor, scale: float) -> torch.Tensor:
+    return gradient * noise
+
+
+def _computes(name: str, method: Callable[..., Any]) -> None:
+    def draw(*args: Any, **kwargs: Any) -> Any:
         return method(get_current() or Draws(), *args, **kwargs)
 
     computes(name)(draw)
@@ -87,6 +106,7 @@ def _computes(name: str, method: Callable[..., torch.Tensor]) -> None:
 
 _computes("bernoulli.p", Draws.bernoulli_new)
 _computes("bernoulli_.float", Draws.bernoulli)
+_computes("native_dropout", Draws.dropout)
 _computes("rand", Draws.rand)
 _computes("rand_like", Draws.rand_like)
 _computes("uniform_", Draws.uniform)
