@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from milepost_ml.diagnosis import diagnose
+from milepost_ml.diagnosis.search import diagnose
 from milepost_ml.files import DATA, TENSORS, get_steps_name
 from milepost_ml.record_files import BATCH_BYTES
 from milepost_ml.snapshots import read_tensors, write_tensors

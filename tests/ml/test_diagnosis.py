@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from milepost_ml import graph
 from milepost_ml.augmentation import Flip
-from milepost_ml.diagnosis import diagnose
+from milepost_ml.diagnosis.findings import Diagnosis, describe
+from milepost_ml.diagnosis.search import diagnose
 from milepost_ml.files import DATA, TENSORS
-from milepost_ml.findings import Diagnosis, describe
 from milepost_ml.keyed import Order, make_seed
 from milepost_ml.recipe import get_snapshot_specs
 from milepost_ml.recorded import read_recorded

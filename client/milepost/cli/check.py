@@ -14,7 +14,7 @@ from milepost.cli.provide import provide_extra
 from milepost.errors import CannotTell, MachineCannot, WrongUsage
 
 if TYPE_CHECKING:
-    from milepost_ml.findings import Diagnosis
+    from milepost_ml.diagnosis.findings import Diagnosis
     from milepost_ml.selfcheck import SelfCheck
 
 STATES = {True: "pass", False: "fail", None: "unknown"}
@@ -121,7 +121,7 @@ def _foretell(seconds: float, left: int) -> None:
 
 
 def _bisect(run: Path, interval: int) -> Diagnosis:
-    from milepost_ml.diagnosis import diagnose
+    from milepost_ml.diagnosis.search import diagnose
 
     return diagnose(run, interval, lambda text: output.tell(f"  {text}", style="dim"))
 
@@ -168,7 +168,7 @@ def _finish(
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    from milepost_ml.findings import describe
+    from milepost_ml.diagnosis.findings import describe
 
     output.say()
     output.say(f"Interval {diagnosis.interval}", style="bold")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from milepost_consensus.step_digests import compute_gradient_commitment
+from milepost_ml.diagnosis.passage import Difference, Passage, get_recorded_losses
 from milepost_ml.digests import MODEL_PREFIX, compute_content_digest
 from milepost_ml.distance import compute_distance_ppb
-from milepost_ml.passage import Difference, Passage, get_recorded_losses
 from milepost_ml.recipe import Recipe, get_snapshot_specs
 from milepost_ml.residual import LEAST_MOVEMENT
 from milepost_ml.stepping import make_stepper

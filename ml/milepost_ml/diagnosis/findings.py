@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from milepost_ml.passage import END
+from milepost_ml.diagnosis.passage import END
 
 LISTED: Final = 3
 """How many names a sentence lists."""

@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from milepost_ml import comparisons
-from milepost_ml.causes import CONFIRMED, SEEN, USUAL
-from milepost_ml.changed_data import find_changed_data
-from milepost_ml.comparisons import Differing, Found, find_differing
-from milepost_ml.deviations import FOR_GRADIENTS, FOR_STATES, Propose, Scene
-from milepost_ml.digests import MODEL_PREFIX
-from milepost_ml.files import RUN
-from milepost_ml.findings import Cause, Diagnosis, list_names
-from milepost_ml.nodes import Graph
-from milepost_ml.passage import (
+from milepost_ml.diagnosis import comparisons
+from milepost_ml.diagnosis.causes import CONFIRMED, SEEN, USUAL
+from milepost_ml.diagnosis.changed_data import find_changed_data
+from milepost_ml.diagnosis.comparisons import Differing, Found, find_differing
+from milepost_ml.diagnosis.deviations import FOR_GRADIENTS, FOR_STATES, Propose, Scene
+from milepost_ml.diagnosis.findings import Cause, Diagnosis, list_names
+from milepost_ml.diagnosis.passage import (
     FAILED,
     Difference,
     Passage,
@@ -32,9 +29,12 @@ from milepost_ml.passage import (
     is_within,
     open_passage,
 )
+from milepost_ml.diagnosis.trials import Deviation, TrialStepper
+from milepost_ml.diagnosis.unsteady import find_unsteady
+from milepost_ml.digests import MODEL_PREFIX
+from milepost_ml.files import RUN
+from milepost_ml.nodes import Graph
 from milepost_ml.steps import StepFailed
-from milepost_ml.trials import Deviation, TrialStepper
-from milepost_ml.unsteady import find_unsteady
 
 _COSTLY: Final = ("other numbers of threads", "other batches")
 """Tried after what needs no training."""

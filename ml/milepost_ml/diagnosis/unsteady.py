@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from milepost_ml.diagnosis.passage import Difference, Passage, Point
+from milepost_ml.diagnosis.trials import NOTHING, TrialStepper
 from milepost_ml.nodes import Graph, iterate_refs
-from milepost_ml.passage import Difference, Passage, Point
 from milepost_ml.stepping import make_stepper
 from milepost_ml.steps import StepFailed
 from milepost_ml.tensor_digests import compute_digests
-from milepost_ml.trials import NOTHING, TrialStepper
 
 REPETITIONS = 3
 """How often a step is looked at: what differs only now and then may take more than one look."""

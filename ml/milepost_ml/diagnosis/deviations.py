@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 
 from milepost_consensus.payloads import CLASS, EXACT
+from milepost_ml.diagnosis.trials import Deviation
 from milepost_ml.digests import MODEL_PREFIX, OPTIMIZER_PREFIX
 from milepost_ml.keyed import make_order
 from milepost_ml.nodes import Graph, Node
 from milepost_ml.recipe import Recipe
-from milepost_ml.trials import Deviation
 from milepost_ml.updates import AVERAGE, ClipNorm, ClipValue
 
 if TYPE_CHECKING:
