@@ -25,6 +25,8 @@ from milepost_ml.tensor_digests import read_tensor_digests
 from tests.support.models import Task, make_task
 from tests.support.training import Cheat, Loop, record
 
+pytestmark = pytest.mark.slow  # every test records, and trains again in several ways
+
 MLP_TENSORS = ("first.weight", "first.bias", "second.weight", "second.bias")
 
 
@@ -92,7 +94,7 @@ def test_a_run_that_repeats_has_nothing_to_explain(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "profile",
-    ["class", "rounded", pytest.param("exact", marks=pytest.mark.slow)],  # compiles its kernels
+    ["class", "rounded", "exact"],
 )
 @pytest.mark.parametrize("stride", [1, 5])
 def test_gradients_that_are_not_cleared(profile: str, stride: int, tmp_path: Path) -> None:
@@ -472,7 +474,6 @@ def test_an_operator_whose_gradient_differs_is_named(
     assert "the backward pass, in first.weight" in found.cause.text
 
 
-@pytest.mark.slow
 def test_within_a_tolerance_the_end_decides(tmp_path: Path) -> None:
     options: dict[str, Any] = {"profile": "tolerance", "tolerance": 1e-3, "every": 5}
     assert diagnose(record(tmp_path, **options), 0).repeats
@@ -488,7 +489,6 @@ def test_within_a_tolerance_the_end_decides(tmp_path: Path) -> None:
     assert (strange.step, strange.cause.name) == (3, "forward")
 
 
-@pytest.mark.slow
 def test_another_number_of_threads(tmp_path: Path) -> None:
     """Two threads divide the sums of a convolution's gradient otherwise than one."""
     before = torch.get_num_threads()
