@@ -45,7 +45,7 @@ class Case(NamedTuple):
     every: int
     pairs: int
     goal: float
-    """The largest overhead that issue 6 allows."""
+    """The largest overhead that users are promised."""
 
 
 CASES: Final = (

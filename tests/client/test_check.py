@@ -20,6 +20,8 @@ from tests.support.models import make_model, make_task
 from tests.support.records import tiny_run
 from tests.support.training import Loop, make_sgd, record
 
+pytestmark = pytest.mark.slow  # starts processes
+
 __all__ = ["tiny_run"]
 
 
@@ -34,7 +36,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("runs"), cheat=poison)
 
 
-@pytest.mark.slow
 def test_the_first_interval_is_checked_unless_told_otherwise(broken: Path) -> None:
     done = run_cli("check", broken)
     assert done.code == 0
@@ -42,7 +43,6 @@ def test_the_first_interval_is_checked_unless_told_otherwise(broken: Path) -> No
     assert json.loads((broken / "selfcheck.json").read_text())["identical"] is True
 
 
-@pytest.mark.slow
 def test_all_intervals_have_a_line_each_and_a_total(broken: Path) -> None:
     done = run_cli("check", broken, "--all")
     assert done.code == 1
@@ -52,7 +52,6 @@ def test_all_intervals_have_a_line_each_and_a_total(broken: Path) -> None:
     assert f"milepost check {broken} --interval 1 --bisect" in done.err
 
 
-@pytest.mark.slow
 def test_bisect_says_what_differs_first_and_why(broken: Path) -> None:
     done = run_cli("check", broken, "--interval", "1", "--bisect")
     assert done.code == 1
@@ -61,7 +60,6 @@ def test_bisect_says_what_differs_first_and_why(broken: Path) -> None:
     assert "trying" in done.err
 
 
-@pytest.mark.slow
 def test_the_same_as_one_json_object(broken: Path) -> None:
     view = run_cli("check", broken, "--all", "--bisect", "--json").json
     assert (view["repeats"], view["exit"]) == (False, 1)
@@ -70,7 +68,6 @@ def test_the_same_as_one_json_object(broken: Path) -> None:
     assert view["diagnosis"]["cause"]["confirmed"] is False
 
 
-@pytest.mark.slow
 def test_a_run_that_is_not_finished_has_the_intervals_that_are_whole(tmp_path: Path) -> None:
     task = make_task("mlp")
     model = make_model(task)
@@ -125,7 +122,6 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "is not a run folder" in done.err
 
 
-@pytest.mark.slow
 def test_what_cannot_be_looked_at_is_no_answer(tiny_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
@@ -136,7 +132,6 @@ def test_what_cannot_be_looked_at_is_no_answer(tiny_run: Path, tmp_path: Path) -
     assert "could not be retraced" in done.out
 
 
-@pytest.mark.slow
 def test_an_interruption_ends_it_without_a_traceback(tmp_path: Path) -> None:
     folder = record(tmp_path, task="lenet", steps=40, every=4, make=make_sgd)
     command = [sys.executable, "-u", *get_command(["check", folder, "--all"])[1:]]

@@ -33,6 +33,8 @@ from tests.support.fake_nodes import Reply, Request, always, running
 from tests.support.ledger import make_genesis
 from tests.support.proofs import Evidence, decide_invalid, decide_undecided, make_tensors
 
+pytestmark = pytest.mark.slow  # starts processes
+
 COMMANDS = ("demo", "dev", "check", "submit", "status", "show", "verify", "explain")
 HEAVY = {"torch", "keras", "tensorflow", "fastapi", "uvicorn", "pandas", "sklearn", "scipy"}
 

@@ -13,6 +13,8 @@ from milepost.cli.provide import provide_extra
 from milepost.errors import MachineCannot
 from tests.support.cli import run_cli
 
+pytestmark = pytest.mark.slow  # starts processes
+
 
 def test_the_list_and_the_behaviours_are_told() -> None:
     listed = run_cli("experiment", "list")

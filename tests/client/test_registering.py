@@ -27,6 +27,8 @@ from tests.support.fake_nodes import Reply, running
 from tests.support.ledger import Ledger, Record, make_genesis, make_record, make_signer
 from tests.support.proofs import decide_undecided, decide_valid
 
+pytestmark = pytest.mark.slow  # starts processes
+
 SUBMITTER = make_signer("submitter")
 WANTED = Request(recipe=b"u" * 32, dataset_root=b"d" * 32, records=100, parent=b"")
 

@@ -10,6 +10,8 @@ from milepost_ml.weight_analysis import analyse_interval
 from tests.support.cli import run_cli
 from tests.support.records import tiny_run
 
+pytestmark = pytest.mark.slow  # starts processes
+
 __all__ = ["tiny_run"]
 
 

@@ -14,6 +14,8 @@ from milepost_experiments.scalability import EXPERIMENT, compute_fits, make_laye
 from milepost.cli import exits
 from milepost.errors import WrongUsage
 
+pytestmark = pytest.mark.slow  # starts processes
+
 
 def test_the_layers_are_the_papers_and_reach_its_size() -> None:
     weights = make_layers(200, 16, np.random.default_rng(1))

@@ -24,6 +24,8 @@ from milepost_ml.updates import SGD, AdamW, ClipNorm, ClipValue, Group
 from tests.support.models import MLP, make_model, make_task
 from tests.support.training import make_sgd, record
 
+pytestmark = pytest.mark.slow  # trains
+
 PROFILES = ("exact", "rounded", "class")
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 

@@ -24,6 +24,8 @@ from milepost_ml.replay import retrace_recorded
 from tests.support.models import MLP, make_task
 from tests.support.training import Loop, make_sgd, record
 
+pytestmark = pytest.mark.slow  # trains
+
 CLASSES = {"exact": "exact/1", "rounded": "rounded/1"}
 
 
@@ -63,7 +65,6 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> torc
     return loss
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["exact", "rounded"])
 @pytest.mark.parametrize("task", ["mlp-mse", "lenet", "convnet", "transformer"])
 @pytest.mark.parametrize("make", [make_sgd, make_adam])

@@ -53,6 +53,8 @@ from tests.support.forging import forge_end
 from tests.support.models import TASKS, Task
 from tests.support.training import Loop, make_sgd, record
 
+pytestmark = pytest.mark.slow  # trains
+
 VERIFIER = b"v" * 32
 
 
@@ -179,7 +181,6 @@ def test_the_work_digest_needs_the_gradient_of_the_drawn_step(tmp_path: Path) ->
     assert len(set(digests)) == 5
 
 
-@pytest.mark.slow
 def test_a_fresh_process_gets_the_same_bits(tmp_path: Path) -> None:
     for name in ("convnet", "transformer"):
         folder = record(tmp_path, task=name)

@@ -35,6 +35,8 @@ from tests.client.test_coverage import make_verdict
 from tests.support.models import Task, make_task
 from tests.support.training import Loop, MakeOptimizer, make_sgd, record
 
+pytestmark = pytest.mark.slow  # trains
+
 STEPS, EVERY, BATCH = 6, 3, 32
 BOUND_PPB = 1_000_000
 VERIFIER = b"v" * 32
@@ -105,7 +107,6 @@ def check_beyond(folder: Path, interval: int, part: str) -> Retraced:
 # Honest runs -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_sgd, make_adam])
 def test_another_number_of_threads_is_within_and_other_bits(
     make: MakeOptimizer, tmp_path: Path
@@ -434,7 +435,6 @@ def test_the_check_warns_of_a_run_that_verifiers_would_refuse(tmp_path: Path) ->
     assert "not-reproducible" in said["message"]
 
 
-@pytest.mark.slow
 def test_the_check_computes_with_another_number_of_threads(tmp_path: Path) -> None:
     folder = record_on_two(tmp_path)
     here = retrace_recorded(folder, 0).distance_ppb

@@ -32,6 +32,8 @@ from tests.support.crashes import assert_same_record, copy_running
 from tests.support.models import make_model, make_task
 from tests.support.registering import Network
 
+pytestmark = pytest.mark.slow  # trains
+
 STEPS, EVERY = 13, 4
 
 Step = Callable[[int, Run], None]
@@ -326,7 +328,6 @@ SCRIPT = """
 """
 
 
-@pytest.mark.slow
 def test_a_process_that_is_killed_again_and_again(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
