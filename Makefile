@@ -27,7 +27,7 @@ demo: $(STAMP)  ## seven nodes, one of them a liar, verify a real training run a
 	$(BIN)/milepost demo
 
 test: $(STAMP)  ## everything that CI runs: all tests, slow and end-to-end ones included
-	@echo "milepost: all tests (fifteen to eighteen minutes on two cores, as root for the network namespaces; the first time Triton and Ray are installed, more than a gigabyte)"
+	@echo "milepost: all tests (sixteen to twenty minutes on two cores, as root for the network namespaces; the first time Triton and Ray are installed, more than a gigabyte)"
 	$(SHARED) $(BIN)/pytest -n 2 --dist worksteal -m "not e2e"
 	$(SHARED) $(BIN)/pytest -n 2 --dist loadfile -m e2e
 
