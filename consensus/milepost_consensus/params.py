@@ -16,7 +16,7 @@ MAX_TOLERANCE_STEPS = 10
 """Steps in an interval that is compared within a tolerance.  The noise of the arithmetic grows with
 them while the share of one poisoned example shrinks: in a network with batch normalisation from a
 200th of it after one step to a third after ten (docs/decisions/0010-tolerance.md)."""
-MAX_STEPS_PER_DIGEST = 16
+MAX_STEPS_PER_DIGEST = 64
 """A panel recomputes as many steps for one accusation."""
 MAX_STEP_US = 600_000_000
 """Ten minutes: a submitter cannot stretch a window without bound by declaring slow steps."""

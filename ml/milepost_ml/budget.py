@@ -25,7 +25,7 @@ from milepost_ml.recipe import Recipe
 from milepost_ml.rehearsal import Loss, StepModule, WholeStep
 from milepost_ml.strides import StepImages
 
-BUDGET: Final = 0.05
+BUDGET: Final = 0.025
 """The share of a step's time that its digest may take."""
 MEASURED_BYTES: Final = 256 * 1024
 """A smaller state is hashed in less time than the measurement is uncertain by: every step has its

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from blake3 import blake3
@@ -20,12 +20,23 @@ from milepost_ml.snapshots import TensorSpec
 if TYPE_CHECKING:
     from milepost_ml.digests import Array
 
+SMALL_BYTES: Final = 64 * 1024
+"""Up to this size, calling a function on a tensor costs more than reading it."""
+
 
 def unify_nans(array: Array) -> Array:
     """The array, or a copy in which all NaNs are one value if there are any."""
     if array.dtype.kind != "f" or not array.size or not np.isnan(array.min()):
         return array
     return np.where(np.isnan(array), array.dtype.type(np.nan), array)
+
+
+def _is_small(values: Array) -> bool:
+    return values.dtype == np.float32 and values.nbytes <= SMALL_BYTES
+
+
+def _holds_nan(values: Array) -> bool:
+    return bool(np.isnan(np.minimum.reduce(values)))
 
 
 class ContentImage:
@@ -48,11 +59,14 @@ class ContentImage:
         self._specs = ordered
         self.values = tuple(self._buffer[place] for place in places)
         """The raw values of every tensor, in the order of `names`."""
-        self._floats = [
+        floats = [
             array.reshape(-1)
             for array in self.get_arrays().values()
             if array.dtype.kind == "f" and array.size
         ]
+        self._large = [values for values in floats if not _is_small(values)]
+        self._small = [values for values in floats if _is_small(values)]
+        self._gathered = np.empty(sum(values.size for values in self._small), np.float32)
 
     @property
     def size_bytes(self) -> int:
@@ -70,9 +84,13 @@ class ContentImage:
 
     def unify_nans(self) -> None:
         """Make all NaNs in it one value; costs a reading of the image where there is none."""
-        for values in self._floats:
-            if np.isnan(np.minimum.reduce(values)):
-                values[np.isnan(values)] = np.nan
+        suspects = [values for values in self._large if _holds_nan(values)]
+        if self._small:
+            # One look at all of them: for each alone, the calls would cost more than the reading.
+            np.concatenate(self._small, out=self._gathered)
+            suspects += self._small if _holds_nan(self._gathered) else []
+        for values in suspects:
+            values[np.isnan(values)] = np.nan
 
     def compute_digest(self) -> bytes:
         """The content digest of what was last filled in."""

@@ -22,14 +22,14 @@ from milepost_ml.errors import InvalidRecord
 
 Tensors = Mapping[str, NDArray[Any]]
 
-WINDOW_VALUES: Final = 1 << 22
-"""A multiple of the block that sums are made of; two milliseconds of work."""
+WINDOW_VALUES: Final = 1 << 24
+"""A multiple of the block that sums are made of; eight milliseconds of work."""
 _PIECE_VALUES: Final = 1 << 18
 """Values that are mapped or widened at a time, for each side and thread; a multiple likewise."""
 MAX_THREADS: Final = 2
 """Each holds up to 8 MiB of mapped pages, beside the compiler's 175 MB: the process stays below
 200 MB."""
-_MIN_SHARE: Final = 2 * WINDOW_VALUES
+_MIN_SHARE: Final = 1 << 23
 """Values that are worth a thread."""
 
 UNIT_BITS: Final = 24
@@ -41,7 +41,7 @@ _SINGLE: Final = {np.dtype(np.float16), np.dtype(np.float32)}
 """Types that float32 holds."""
 _EXACT_MOVED: Final = 2.0**28
 """Sums of multiples of 2^-24 below twice this are exact in float64 (one value adds 2^-24 at most,
-a window 2^-2)."""
+a window 1)."""
 _EXACT_SQUARES: Final = 2.0**52
 """No number is beyond 2^26 then, and all are rounded to multiples of 2^-24 by the kernel's rule."""
 

@@ -159,7 +159,7 @@ class StepTracker:
         self.seconds += time.perf_counter() - begin
         return RecordedStep(
             pending.images,
-            np.concatenate(pending.records),
+            np.concatenate(pending.records) if self._accumulate > 1 else pending.records[0],
             average(pending.losses),
             pending.rates,
             seconds,

@@ -6,6 +6,7 @@ counters tell whether something wrote to a weight or buffer between two steps.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -86,7 +87,8 @@ class StateWatch:
         self._slots: list[_Held] = []
         self._optimizer_state = optimizer.state
         self._versions = self._get_versions()
-        self._held: list[tuple[torch.Tensor, int]] = []
+        self._held: list[torch.Tensor] = []
+        self._held_versions: list[int] = []
         """The gradients of the last step with their versions, unless they were copied."""
         self._reused = False
         """Whether the next step writes into the gradients of the last one."""
@@ -122,11 +124,12 @@ class StateWatch:
                     slug="undeclared-change",
                 )
         raw = []
+        dtype = self._profile.dtype
         for name, parameter in self._trained:
             gradient = parameter.grad
-            if gradient is None or gradient.dtype != self._profile.dtype:
+            if gradient is None or gradient.dtype is not dtype:
                 raise RecordingError(
-                    f"{name} has no {self._profile.dtype} gradient at opt.step(), but had one when"
+                    f"{name} has no {dtype} gradient at opt.step(), but had one when"
                     " recording began. Was loss.backward() called for this batch?",
                     slug="undeclared-change",
                 )
@@ -137,24 +140,22 @@ class StateWatch:
             _copy_gradients(images, raw)
             return
         # A loop that zeroes its gradients, and does not drop them, writes into those held.
-        self._reused |= any(new is old for new, (old, _) in zip(raw, self._held, strict=False))
-        self._held = [
-            (each, each._version)
-            for each in ([gradient.clone() for gradient in raw] if self._reused else raw)
-        ]
+        self._reused = self._reused or any(map(operator.is_, raw, self._held))
+        self._held = [gradient.clone() for gradient in raw] if self._reused else raw
+        self._held_versions = [gradient._version for gradient in self._held]
 
     def copy_last(self, images: StepImages) -> None:
         """Copy what the last step left, which was not to end its stride but ends the run.
 
         Raises RecordingError (undeclared-change) if its gradients were written to since.
         """
-        if any(gradient._version != version for gradient, version in self._held):
+        if [gradient._version for gradient in self._held] != self._held_versions:
             raise RecordingError(
                 "the run ends after a step whose gradients were overwritten, and within the steps"
                 " of one digest. End it before zero_grad, or record with stride=1",
                 slug="undeclared-change",
             )
-        _copy_gradients(images, [gradient for gradient, _ in self._held])
+        _copy_gradients(images, self._held)
         self._copy_state(images)
 
     def follow_step(self, images: StepImages | None) -> None:

@@ -32,6 +32,7 @@ from milepost_ml.arithmetic.session import Session
 from milepost_ml.datasets import load_mnist_5k
 from milepost_ml.recorder import Run
 from tests.bench.models import LeNet5, ResNet, make_mlp
+from tests.support.larger_models import ResNet18
 
 
 class Case(NamedTuple):
@@ -46,6 +47,8 @@ class Case(NamedTuple):
     pairs: int
     goal: float
     """The largest overhead that users are promised."""
+    channels: int = 1
+    """Of the images; the digits have one."""
 
 
 CASES: Final = (
@@ -55,6 +58,7 @@ CASES: Final = (
     Case("MLP 235k, batch 64", make_mlp, 64, EXACT, 400, 100, 7, 0.10),
     Case("ResNet 20k, batch 64", ResNet, 64, CLASS, 100, 25, 7, 0.02),
     Case("ResNet 20k, batch 64", ResNet, 64, EXACT, 100, 25, 5, 0.02),
+    Case("ResNet-18, batch 32", ResNet18, 32, CLASS, 25, 25, 3, 0.02, 3),
 )
 
 
@@ -139,11 +143,12 @@ def _train_recorded(
 def bench_recorder() -> None:
     """Print the median ratio of recorded to plain training per model and profile."""
     raw_images, raw_labels = load_mnist_5k()
-    images, labels = torch.from_numpy(raw_images), torch.from_numpy(raw_labels)
+    grey, labels = torch.from_numpy(raw_images), torch.from_numpy(raw_labels)
     print(f"SGD with momentum; load {os.getloadavg()[0]:.1f} of")
     print(f"{os.cpu_count()} processors; ratios of neighbouring passes: median (lowest to highest)")
     for case in CASES:
         clock, processor, plain_ms, strides = [], [], [], set()
+        images = grey.expand(-1, case.channels, -1, -1).contiguous()
         for turn in range(case.pairs + 1):
             with tempfile.TemporaryDirectory() as folder:
                 plain = _train_plain(case, images, labels)

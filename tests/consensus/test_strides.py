@@ -98,7 +98,7 @@ SPOILT: dict[str, Callable[[WorkRefutation], WorkRefutation]] = {
     "half a loss": lambda good: replace(good, loss=good.loss[:-2]),
     "a loss too few": lambda good: replace(good, loss=good.loss[:-4]),
     "a batch too many": lambda good: replace(good, batch=good.batch + bytes(32)),
-    "too many steps": lambda good: replace(good, batch=bytes(32 * 17), loss=bytes(4 * 17)),
+    "too many steps": lambda good: replace(good, batch=bytes(32 * 65), loss=bytes(4 * 65)),
 }
 
 
@@ -107,5 +107,5 @@ def test_refutations_have_as_many_batches_as_losses(kind: str) -> None:
     ledger, record, submission = start()
     good = record.make_refutation(submission, ledger.get(submission).duties[0])
     validate_work_refutation(good)
-    with pytest.raises(InvalidInput, match="a stride at most 16 steps"):
+    with pytest.raises(InvalidInput, match="a stride at most 64 steps"):
         validate_work_refutation(SPOILT[kind](good))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from milepost_ml.digests import NUMPY_CODES, compute_content_digest
-from milepost_ml.images import ContentImage, unify_nans
+from milepost_ml.images import SMALL_BYTES, ContentImage, unify_nans
 from milepost_ml.snapshots import TensorSpec
 
 SPECS = [
@@ -36,7 +37,11 @@ def test_an_image_is_a_content_digest_in_waiting() -> None:
         assert compute_content_digest(tensors) != image.compute_digest()
 
 
-def test_all_nans_of_an_image_become_one_value() -> None:
+@pytest.mark.parametrize("small_bytes", [0, SMALL_BYTES])
+def test_all_nans_of_an_image_become_one_value(
+    small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost_ml.images.SMALL_BYTES", small_bytes)
     odd = np.array([0x7FC00001, 0xFFC00000, 0x7F800001, 0x7F800000, 0x80000000, 1], dtype=np.uint32)
     wide = np.array([0xFFF8000000000001], dtype=np.uint64).view(np.float64)
     values = odd.view(np.float32).reshape(3, 2)
