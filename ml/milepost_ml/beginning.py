@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from milepost_ml.digests import compute_dataset_root, split_state
 from milepost_ml.errors import RecordingError
 from milepost_ml.initial import Distribution, Given, Initial, Parent
+from milepost_ml.keyed import make_seed
 from milepost_ml.rates import compress_rates
 from milepost_ml.recipe import Recipe, set_rates
+from milepost_ml.recording import Recording
 from milepost_ml.registration import (
     ParentModel,
     Register,
@@ -39,6 +41,8 @@ from milepost_ml.run_folder import (
     make_folder,
     restore_progress,
 )
+from milepost_ml.run_settings import validate_name, validate_settings
+from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.starting import compute_derived, read_parent
 from milepost_ml.updates import Rates
 
@@ -46,23 +50,7 @@ if TYPE_CHECKING:
     from milepost_ml.digests import Array
 
 
-class Origin(NamedTuple):
-    """Where a run comes from, as its script says."""
-
-    parent: ParentModel | None
-    register: Register | None
-
-
-class Opened(NamedTuple):
-    """A folder that is ready for the steps of a run."""
-
-    folder: Path
-    progress: Progress
-    about: Mapping[str, object]
-    """What run.json says besides progress."""
-
-
-def choose_start(
+def _choose_start(
     initial: Mapping[str, Distribution] | None,
     *,
     continued: bool,
@@ -91,39 +79,76 @@ def choose_start(
 
 
 class Beginning:
-    """How one run begins; its methods are called in the order in which they stand here."""
+    """How one run begins; from `look_for_unfinished` on, its methods are called in the order in
+    which they stand here."""
 
-    def __init__(self, name: str, parent: Path, origin: Origin, say: Say) -> None:
-        self._name, self._parent, self._origin, self._say = name, parent, origin, say
+    def __init__(
+        self,
+        name: str,
+        *,
+        every: int,
+        folder: str | Path,
+        seed: bytes | int | None,
+        profile: str | None,
+        initial: Mapping[str, Distribution] | None,
+        parent: ParentModel | None,
+        register: Register | None,
+        resume: bool,
+        selfcheck: RunningCheck | None,
+        say: Say,
+    ) -> None:
+        """What the script says, as `Run` and `KerasRun` explain it; raises RecordingError."""
+        validate_name(name)
+        validate_settings(every=every, profile=profile)
+        try:
+            self.seed = make_seed(seed)
+        except ValueError as error:
+            raise RecordingError(str(error), slug="bad-plan") from error
+        self.initial = _choose_start(
+            initial,
+            continued=parent is not None,
+            registered=register is not None,
+            seeded=seed is not None,
+        )
+        self.is_registered = register is not None
+        self._name, self._parent_folder, self._seeded = name, Path(folder), seed is not None
+        self._parent, self._register = parent, register
+        self._resume, self._check, self._say = resume, selfcheck, say
         self._earlier: Unfinished | None = None
         self.progress: Progress | None = None
         """Where an earlier run goes on; None where a new one starts."""
         self._registered: Registered | None = None
         self._begun: Begun | None = None
-        self.rates: list[tuple[float, ...]] = []
+        self._record_digests: Sequence[bytes] = ()
+        self._rates: list[tuple[float, ...]] = []
         """The learning rates of every step, of a registered run."""
 
     def look_for_unfinished(self) -> None:
-        """Take up the last run of the name, if it was not finished; raises RecordingError."""
-        self._earlier = find_unfinished(self._parent, self._name)
-        if self._earlier is None:
-            self._say(f"no unfinished run {self._name} in {self._parent}: recording a new one")
-        else:
-            claim_folder(self._earlier.folder)
+        """With `resume`, take up the last run of the name, if it was not finished.
 
-    def choose_seed(self, seed: bytes, *, given: bool) -> bytes:
-        """What an earlier run chose, unless the script says something else, which then is refused
-        in one place with all other differences; so with profile and stride."""
-        return seed if given or self._earlier is None else self._earlier.begun.recipe.seed_bytes
+        What it chose is chosen again: its seed here, profile and stride below.  What the script
+        says is kept, and refused in one place with all other differences.  Raises RecordingError.
+        """
+        if not self._resume:
+            return
+        self._earlier = find_unfinished(self._parent_folder, self._name)
+        if self._earlier is None:
+            self._say(
+                f"no unfinished run {self._name} in {self._parent_folder}: recording a new one"
+            )
+            return
+        claim_folder(self._earlier.folder)
+        if not self._seeded:
+            self.seed = self._earlier.begun.recipe.seed_bytes
 
     def choose_profiles(self, profiles: Sequence[str]) -> Sequence[str]:
-        """See `choose_seed`."""
+        """The profile of an earlier run, if it is one of these."""
         earlier = self._earlier
         found = earlier is not None and earlier.begun.recipe.profile in profiles
         return (earlier.begun.recipe.profile,) if earlier is not None and found else profiles
 
     def choose_stride(self, stride: int | None, *, every: int) -> int | None:
-        """See `choose_seed`; never more than there is room for in an interval."""
+        """That of an earlier run, unless one is given; no more than an interval has room for."""
         if stride is not None or self._earlier is None:
             return stride
         return min(self._earlier.begun.recipe.steps_per_digest, every)
@@ -135,21 +160,23 @@ class Beginning:
         steps: int,
         foresee: Callable[[], list[tuple[float, ...]]],
     ) -> Recipe:
-        """Register the run, if it is to be; the recipe under its final seed.
+        """Register the run, if it is to be; the recipe under its final seed, which is `seed` then.
 
         `foresee` gives the learning rates of all steps, one a group, without doing any.  Raises
         RecordingError (cannot-resume) if the earlier run was another one.
         """
-        parent, register = self._origin.parent, self._origin.register
+        self._record_digests = record_digests
+        parent = self._parent
         rates: tuple[Rates, ...] = ()
-        if register is not None:
-            self.rates = foresee()
-            rates = tuple(compress_rates(self.rates))
+        if self._register is not None:
+            self._rates = foresee()
+            rates = tuple(compress_rates(self._rates))
             complete = set_rates(recipe, steps, rates)
             self._registered = self._find_registered() or obtain_seed(
-                register, complete, record_digests, parent, self._say
+                self._register, complete, record_digests, parent, self._say
             )
             recipe = msgspec.structs.replace(recipe, seed=self._registered.seed.hex())
+        self.seed = recipe.seed_bytes
         self._begun = Begun(
             recipe=recipe,
             steps=steps,
@@ -193,8 +220,8 @@ class Beginning:
         """
         if self.progress is not None:
             return split_state(self.progress.state)[0]
-        if self._origin.parent is not None:
-            return read_parent(self._origin.parent, get_present())
+        if self._parent is not None:
+            return read_parent(self._parent, get_present())
         return compute_derived(recipe)
 
     def open(
@@ -204,19 +231,19 @@ class Beginning:
         *,
         environment: Mapping[str, object],
         note: str,
-    ) -> Opened:
-        """The folder of the run, made now unless it was there; raises OSError.
+    ) -> Recording:
+        """The record in the folder of the run, made now unless it was there; raises OSError.
 
         `note` says what the profile means for the training.
         """
         assert self._begun is not None
-        recipe, stride = self._begun.recipe, self._begun.recipe.steps_per_digest
         if self._earlier is not None and self.progress is not None:
             self._say(
                 f"resuming {self._earlier.folder} at step {self.progress.steps}, the last milepost"
                 " that is whole"
             )
-            return Opened(self._earlier.folder, self.progress, self._earlier.about)
+            return self._record(self._earlier.folder, self.progress, self._earlier.about)
+        recipe, stride = self._begun.recipe, self._begun.recipe.steps_per_digest
         start = get_start()
         about = {
             "name": self._name,
@@ -229,9 +256,9 @@ class Beginning:
             "seed": recipe.seed,
             "profile": recipe.profile,
             "environment": environment,
-            **describe_origin(self._origin.parent, self._registered),
+            **describe_origin(self._parent, self._registered),
         }
-        folder = make_folder(self._parent, self._name)
+        folder = make_folder(self._parent_folder, self._name)
         claim_folder(folder)
         begin_folder(folder, self._begun, data=data, start=start, about=about)
         digests = f", a digest every {stride}" if stride > 1 else ""
@@ -239,4 +266,17 @@ class Beginning:
             f"recording {self._name} to {folder}, a milepost every {recipe.steps_per_interval}"
             f" steps{digests}, with profile {recipe.profile}: {note}"
         )
-        return Opened(folder, Progress(start), about)
+        return self._record(folder, Progress(start), about)
+
+    def _record(self, folder: Path, progress: Progress, about: Mapping[str, object]) -> Recording:
+        assert self._begun is not None
+        return Recording(
+            folder,
+            self._begun.recipe,
+            progress=progress,
+            record_digests=self._record_digests,
+            about=about,
+            rates=self._rates,
+            check=self._check,
+            say=self._say,
+        )

@@ -23,7 +23,7 @@ from typing import Any, Unpack
 import torch
 
 from milepost_ml.arithmetic.session import Session
-from milepost_ml.beginning import Beginning, Origin, choose_start
+from milepost_ml.beginning import Beginning
 from milepost_ml.budget import set_stride
 from milepost_ml.declaration import Schedule, declare, foresee_rates
 from milepost_ml.device import describe_environment
@@ -31,7 +31,6 @@ from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import RecordingError
 from milepost_ml.feed import Feed, Planned
 from milepost_ml.initial import Distribution
-from milepost_ml.keyed import make_seed
 from milepost_ml.loop import LoopOptions
 from milepost_ml.preflight import make_data
 from milepost_ml.recording import Recording, make_say
@@ -39,7 +38,7 @@ from milepost_ml.registration import ParentModel, Register
 from milepost_ml.rehearsal import Loss, WholeStep
 from milepost_ml.residual import read_tolerance
 from milepost_ml.restoring import advance_schedule, get_arrays, restore_optimizer, set_arrays
-from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
+from milepost_ml.run_settings import validate_plan
 from milepost_ml.selfcheck import RunningCheck
 from milepost_ml.subject import make_subject, require_subject
 from milepost_ml.tracker import StepTracker
@@ -96,32 +95,36 @@ class Run:
         quiet: bool = False,
         **options: Unpack[LoopOptions],
     ) -> None:
-        validate_name(name)
-        validate_settings(every=every, profile=profile)
         self._tolerance_ppb = read_tolerance(tolerance, every=every, stride=stride, profile=profile)
+        self._say = make_say(quiet=quiet)
+        several = self._tolerance_ppb > 0
+        self._beginning = Beginning(
+            name,
+            every=every,
+            folder=folder,
+            seed=seed,
+            profile=profile,
+            initial=initial,
+            parent=parent,
+            register=register,
+            resume=resume,
+            selfcheck=RunningCheck(other_threads=several) if selfcheck else None,
+            say=self._say,
+        )
         self._options, self._profile = options, profile
         self._subject = make_subject(model, optimizer, loss, options, profile)
-        try:
-            self.seed = make_seed(seed)
-        except ValueError as error:
-            raise RecordingError(str(error), slug="bad-plan") from error
         self.folder: Path | None = None
         """Where the record is written; known, like `first_step`, once `batches` was called."""
         self.first_step = 0
-        self._name, self._every, self._parent = name, every, Path(folder)
-        self._initial = choose_start(
-            initial,
-            continued=parent is not None,
-            registered=register is not None,
-            seeded=seed is not None,
-        )
-        self._origin, self._schedule = Origin(parent, register), schedule
-        self._stride, self._resume, self._seeded = stride, resume, seed is not None
-        self._say = make_say(quiet=quiet)
-        self._check = RunningCheck(other_threads=self._tolerance_ppb > 0) if selfcheck else None
+        self._every, self._stride, self._schedule = every, stride, schedule
         self.arithmetic: Session | None = None
         """At work inside the loop's body; for adapters, which know when that is over."""
         self._record: tuple[Recording, StepTracker] | None = None
+
+    @property
+    def seed(self) -> bytes:
+        """What order and randomness follow from; of a registered run once `batches` was called."""
+        return self._beginning.seed
 
     def bind(
         self,
@@ -160,20 +163,18 @@ class Run:
         )
         arrays = {f"data.{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
         record_digests = compute_record_digests(arrays)
-        beginning = Beginning(self._name, self._parent, self._origin, self._say)
-        if self._resume:
-            beginning.look_for_unfinished()
-        self.seed = beginning.choose_seed(self.seed, given=self._seeded)
+        beginning = self._beginning
+        beginning.look_for_unfinished()
         profile, recipe = declare(
             model,
             optimizer,
             loss,
             tensors,
             profiles=beginning.choose_profiles(profiles),
-            seed=self.seed,
+            seed=beginning.seed,
             batch_size=batch_size,
             every=self._every,
-            initial=self._initial,
+            initial=beginning.initial,
             loop=loop,
             say=self._say,
             tolerance_ppb=self._tolerance_ppb,
@@ -187,7 +188,6 @@ class Run:
             lambda: foresee_rates(self._schedule, optimizer, steps),
         )
         set_arrays(model, beginning.find_weights(recipe, lambda: get_arrays(model)))
-        self.seed = recipe.seed_bytes
         arithmetic = Session(profile, model, optimizer, loop.ema)
         try:
             watch = StateWatch(recipe, model, optimizer, profile, loop.ema)
@@ -195,23 +195,13 @@ class Run:
                 # After the watch, which begins the averages.
                 restore_optimizer(optimizer, model, beginning.progress, profile, loop.ema)
                 advance_schedule(self._schedule, optimizer, beginning.progress)
-            opened = beginning.open(
+            recording = beginning.open(
                 watch.get_start,
                 arrays,
                 environment=describe_environment(recipe.device_class),
                 note=profile.note,
             )
-            self.folder, self.first_step = opened.folder, opened.progress.steps
-            recording = Recording(
-                self.folder,
-                recipe,
-                progress=opened.progress,
-                record_digests=record_digests,
-                about=opened.about,
-                rates=beginning.rates,
-                check=self._check,
-                say=self._say,
-            )
+            self.folder, self.first_step = recording.folder, recording.steps
         except BaseException:
             arithmetic.release()
             raise

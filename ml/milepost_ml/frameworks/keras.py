@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milepost_consensus.payloads import CLASS
-from milepost_ml.beginning import Beginning, Origin, choose_start
+from milepost_ml.beginning import Beginning
 from milepost_ml.digests import compute_record_digests
 from milepost_ml.errors import MissingFramework, RecordingError
 from milepost_ml.frameworks.keras_data import make_arrays, make_dataset, validate_batch
@@ -27,10 +27,10 @@ from milepost_ml.frameworks.keras_reading import Described, describe_compiled
 from milepost_ml.frameworks.keras_tracker import KerasTracker
 from milepost_ml.initial import Distribution
 from milepost_ml.keras_training.device import configure_tensorflow, load_keras
-from milepost_ml.keyed import Indices, Order, make_seed
+from milepost_ml.keyed import Indices, Order
 from milepost_ml.recording import Recording, make_say
 from milepost_ml.registration import ParentModel, Register
-from milepost_ml.run_settings import validate_name, validate_plan, validate_settings
+from milepost_ml.run_settings import validate_plan
 from milepost_ml.selfcheck import RunningCheck
 
 if TYPE_CHECKING:
@@ -76,41 +76,44 @@ class KerasRun:
         selfcheck: bool = True,
         quiet: bool = False,
     ) -> None:
-        validate_name(name)
-        validate_settings(every=every, profile=profile)
+        self._say = make_say(quiet=quiet)
+        self._beginning = Beginning(
+            name,
+            every=every,
+            folder=folder,
+            seed=seed,
+            profile=profile,
+            initial=initial,
+            parent=parent,
+            register=register,
+            resume=resume,
+            selfcheck=RunningCheck() if selfcheck else None,
+            say=self._say,
+        )
         if profile not in (None, CLASS):
             raise RecordingError(
                 f"profile={profile!r} computes in PyTorch; Keras models are recorded with"
                 f" profile={CLASS!r}",
                 slug="bad-profile",
             )
-        try:
-            self.seed = make_seed(seed)
-        except ValueError as error:
-            raise RecordingError(str(error), slug="bad-plan") from error
         _prepare()
         self.folder: Path | None = None
         """Where the record is written; known, like `first_step`, once `fit` has begun."""
         self.first_step = 0
-        self._name, self._every, self._parent = name, every, Path(folder)
-        self._initial = choose_start(
-            initial,
-            continued=parent is not None,
-            registered=register is not None,
-            seeded=seed is not None,
-        )
-        self._origin, self._schedule = Origin(parent, register), schedule
-        self._resume, self._seeded = resume, seed is not None
-        self._say = make_say(quiet=quiet)
+        self._every, self._resume, self._schedule = every, resume, schedule
         self._arrays: tuple[Array, ...] = ()
         self._batch_size = self._epoch_steps = 0
         self._orders: tuple[Order, Order] | None = None
         """For `fit` and for the thread that fetches its batches."""
         self._record: tuple[Recording, KerasTracker] | None = None
-        self._check = RunningCheck() if selfcheck else None
         self._steps = 0
         """At which step `fit` stands, recorded or not."""
         self._spent = 0.0
+
+    @property
+    def seed(self) -> bytes:
+        """What order and randomness follow from; of a registered run once `fit` has begun."""
+        return self._beginning.seed
 
     def dataset(self, x: Any, y: Any, *, batch_size: int) -> Any:
         """The data for `fit`: batches in the order of the run, an epoch after the other.
@@ -221,7 +224,7 @@ class KerasRun:
 
     @property
     def _is_one_fit(self) -> bool:
-        return self._resume or self._origin.register is not None
+        return self._resume or self._beginning.is_registered
 
     def _validate_epoch(self, epoch: int) -> None:
         """Raises RecordingError (bad-plan) if `fit` does not go through the epochs of the run."""
@@ -237,16 +240,15 @@ class KerasRun:
         """Settle what the run is, and open its folder; raises OSError."""
         data = {f"data.{place}": array for place, array in enumerate(self._arrays)}
         record_digests = compute_record_digests(data)
-        beginning = Beginning(self._name, self._parent, self._origin, self._say)
-        if self._resume:
-            beginning.look_for_unfinished()
+        beginning = self._beginning
+        beginning.look_for_unfinished()
         recipe = declare(
             described,
             self._arrays,
-            seed=beginning.choose_seed(self.seed, given=self._seeded),
+            seed=beginning.seed,
             batch_size=self._batch_size,
             every=self._every,
-            initial=self._initial,
+            initial=beginning.initial,
         )
         recipe = beginning.settle(
             recipe,
@@ -254,26 +256,16 @@ class KerasRun:
             planned,
             lambda: foresee_rates(tracker.optimizer, self._schedule, planned),
         )
-        self.seed = recipe.seed_bytes
         weights = beginning.find_weights(recipe, tracker.get_model)
-        tracker.start(self.seed, weights, beginning.progress)
-        opened = beginning.open(
+        tracker.start(beginning.seed, weights, beginning.progress)
+        recording = beginning.open(
             tracker.get_start,
             data,
             environment=describe_environment(recipe.device_class),
             note="TensorFlow computes on one thread with deterministic operators",
         )
-        self.folder, self.first_step = opened.folder, opened.progress.steps
-        return Recording(
-            self.folder,
-            recipe,
-            progress=opened.progress,
-            record_digests=record_digests,
-            about=opened.about,
-            rates=beginning.rates,
-            check=self._check,
-            say=self._say,
-        )
+        self.folder, self.first_step = recording.folder, recording.steps
+        return recording
 
     # During training -----------------------------------------------------------------------------
 
