@@ -65,7 +65,7 @@ class Run:
     weights if there is no parent.  A registered run keeps to the learning rates of `schedule`: a
     scheduler that steps once a step, all rates, or the optimizer's own if left out.
 
-    A step digest covers `stride` steps: 1, unless digests would take more than a twentieth of the
+    A step digest covers `stride` steps: 1, unless digests would take more than a fortieth of the
     time, or as given.  With `resume`, the last run of this name goes on at its last snapshot if it
     was not finished, with the batches and bits it would have had; the scheduler given as `schedule`
     is brought to that step, and `first_step` tells it to whoever has more to bring there.
