@@ -6,9 +6,8 @@ Rule numbers refer to docs/spec/rules.md.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -16,14 +15,9 @@ from milepost_consensus.election import compute_work_step
 from milepost_consensus.members import VERIFIER, Member
 from milepost_consensus.panels import find_contradicted
 from milepost_consensus.params import Params
-from milepost_consensus.payloads import Submit, get_interval_steps
+from milepost_consensus.payloads import Submit
 from milepost_consensus.services import is_served
 from milepost_consensus.submissions import AGREES, LAZY, MISSED, OPEN, Duty, Submission
-
-MAX_STRETCH: Final = 1_000_000
-"""Heights that slow steps can add to a retracing window: a day at ten blocks a second."""
-STRETCH_FACTOR: Final = 3
-"""A verifier may need three times what the submitter's machine declared."""
 
 
 @dataclass(frozen=True)
@@ -134,17 +128,3 @@ def find_replacements(
                 )
             )
     return tuple(found)
-
-
-def compute_window(duties: Sequence[Duty], submit: Submit, terms: Terms) -> int:
-    """Heights in which open duties can be answered: the window, stretched for slow steps (R14).
-
-    The stretch is the declared cost of the busiest verifier's steps, three times, at the fastest
-    pace of blocks: a busy network must not shorten the time to retrain.
-    """
-    steps: Counter[bytes] = Counter()
-    for duty in duties:
-        steps[duty.verifier] += len(get_interval_steps(submit, duty.interval))
-    work_us = STRETCH_FACTOR * submit.step_us * max(steps.values(), default=0)
-    pace_us = 1_000 * max(1, terms.params.min_block_ms)
-    return terms.params.attest_window + min(MAX_STRETCH, -(-work_us // pace_us))

@@ -25,7 +25,6 @@ from msgspec.structs import replace
 
 from milepost_consensus.duties import (
     Terms,
-    compute_window,
     find_replacements,
     get_lacking,
     mark_missed,
@@ -59,6 +58,7 @@ from milepost_consensus.submissions import (
     Submission,
 )
 from milepost_consensus.verdicts import Verdict
+from milepost_consensus.windows import compute_attest_window, compute_panel_window
 
 
 def apply_seed(submission: Submission, terms: Terms, *, seed: bytes, height: int) -> Submission:
@@ -77,7 +77,7 @@ def apply_seed(submission: Submission, terms: Terms, *, seed: bytes, height: int
     return replace(
         submission,
         phase=RETRACING,
-        deadline=height + compute_window(election.duties, submit, terms),
+        deadline=height + compute_attest_window(election.duties, submit, terms),
         seed=seed,
         flagged=flagged,
         quorum=election.quorum,
@@ -171,7 +171,8 @@ def _leave_witnessing(submission: Submission, terms: Terms, height: int) -> Foll
     """R16: a last chance to point at a wrong step."""
     if height < submission.deadline:
         return submission, None
-    return replace(submission, phase=PANEL, deadline=height + terms.params.panel_window), None
+    window = compute_panel_window(submission.accusations, submission.submit, terms)
+    return replace(submission, phase=PANEL, deadline=height + window), None
 
 
 def _leave_panel(submission: Submission, terms: Terms, height: int) -> Following:
@@ -233,7 +234,7 @@ def _extend(
     return replace(
         submission,
         phase=RETRACING,
-        deadline=height + compute_window(added, submission.submit, terms),
+        deadline=height + compute_attest_window(added, submission.submit, terms),
         duties=(*submission.duties, *added),
         extensions=submission.extensions + 1,
     )

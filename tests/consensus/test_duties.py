@@ -1,4 +1,4 @@
-"""Duties: how many answers an interval needs, how long there is for them, and who takes over."""
+"""Duties: how many answers an interval needs, and who takes over."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus.duties import (
-    MAX_STRETCH,
     Terms,
-    compute_window,
     find_replacements,
     get_lacking,
     get_required,
@@ -18,7 +16,7 @@ from milepost_consensus.duties import (
 )
 from milepost_consensus.election import compute_work_step
 from milepost_consensus.members import get_verifiers
-from milepost_consensus.params import MAX_STEP_US, Params
+from milepost_consensus.params import Params
 from milepost_consensus.submissions import Accusation, Duty, PanelAnswer, Submission
 from tests.support.ledger import make_genesis, make_hash, make_record
 
@@ -146,23 +144,6 @@ def test_replacements_get_flags_like_everybody_and_work_steps_of_their_extension
         assert duty.work_step == compute_work_step(
             submission.seed, submission.submit, duty.interval, duty.verifier, extension=2
         )
-
-
-def test_the_window_grows_with_the_busiest_verifiers_declared_work() -> None:
-    terms = make_terms(attest_window=7, min_block_ms=50)
-    duties = (make_duty(0, A), make_duty(1, A), make_duty(2, B))
-    for step_us, stretch in ((0, 0), (1, 1), (50_000, 24), (50_001, 25)):
-        submit = make_record(intervals=6, step_us=step_us).submit
-        assert compute_window(duties, submit, terms) == 7 + stretch
-    slow = make_record(intervals=6, steps_per_interval=1_000, step_us=MAX_STEP_US).submit
-    assert compute_window(duties, slow, terms) == 7 + MAX_STRETCH
-    assert compute_window((), slow, terms) == 7
-
-
-def test_a_network_without_a_least_pause_still_has_a_window() -> None:
-    submit = make_record(intervals=6, step_us=1_000).submit
-    terms = make_terms(attest_window=7, min_block_ms=0)
-    assert compute_window((make_duty(0, A),), submit, terms) == 7 + 12
 
 
 def test_who_does_not_serve_the_device_class_any_more_is_passed_over() -> None:

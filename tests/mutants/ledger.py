@@ -178,6 +178,20 @@ ELECTIONS: Final = (
 
 VERDICTS: Final = (
     Mutant(
+        "slow steps given no time by the attest window",
+        "windows",
+        "_stretch(max(steps.values(), default=0), submit, terms)",
+        "0",
+        ("windows",),
+    ),
+    Mutant(
+        "slow steps given no time by the panel window",
+        "windows",
+        "panel_window + _stretch(steps, submit, terms)",
+        "panel_window",
+        ("windows",),
+    ),
+    Mutant(
         "half of the panel is a majority",
         "submissions",
         "return len(self.panel) // 2 + 1",
