@@ -74,6 +74,7 @@ from milepost_consensus.transactions import (
 )
 from milepost_consensus.verdicts import VALID, Verdict
 from milepost_consensus.verification import advance, apply_seed
+from milepost_consensus.windows import compute_hold_window
 
 
 def get_terms(state: LedgerState) -> Terms:
@@ -306,7 +307,7 @@ class Draft:
             sender=sender,
             submit=submit,
             anchored_height=self._height,
-            deadline=self._height + self._base.params.hold_window,
+            deadline=self._height + compute_hold_window(submit, self._base.params),
             registrations=registrations,
         )
 

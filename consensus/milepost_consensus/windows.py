@@ -1,7 +1,7 @@
-"""How many heights retraining may take: windows of the genesis, stretched for slow steps.
+"""How many heights a phase may take: windows of the genesis, stretched for large and slow runs.
 
-A busy network makes blocks faster, and must not shorten the time to retrain.  So the declared cost
-of the work, three times, is added in blocks at the fastest pace.
+A busy network makes blocks faster, and must not shorten the time to fetch a record or to retrain.
+So what the declared bytes or steps take is added in blocks at the fastest pace.
 """
 
 from __future__ import annotations
@@ -11,15 +11,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from milepost_consensus.duties import Terms
+from milepost_consensus.params import Params
 from milepost_consensus.payloads import Submit, get_interval_steps, get_stride_place
 from milepost_consensus.step_digests import get_stride
 from milepost_consensus.submissions import OPEN, Accusation, Duty
 from milepost_consensus.tolerance import TOLERANCE
 
 MAX_STRETCH: Final = 1_000_000
-"""Heights that slow steps can add to a window: a day at ten blocks a second."""
+"""Heights that a run can add to a window: a day at ten blocks a second."""
 STRETCH_FACTOR: Final = 3
 """A verifier may need three times what the submitter's machine declared."""
+
+HOLD_BYTES_PER_MS: Final = 5_000
+"""A validator may fetch and check a record at no more than that."""
+
+
+def compute_hold_window(submit: Submit, params: Params) -> int:
+    """Heights in which validators can say that they hold a record: for its bytes (R8)."""
+    stretch = submit.size_bytes // (HOLD_BYTES_PER_MS * max(1, params.min_block_ms))
+    return params.hold_window + min(MAX_STRETCH, stretch)
 
 
 def compute_attest_window(duties: Sequence[Duty], submit: Submit, terms: Terms) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+
 import pytest
 from msgspec.structs import replace
 
@@ -451,6 +454,27 @@ def test_a_silent_panel_leaves_the_accusation_unsettled_at_its_deadline() -> Non
     opened = ledger.state.height
     verdict = finish(ledger, submission)
     assert (verdict.outcome, verdict.height) == ("UNDECIDED", opened + SHORT.panel_window)
+
+
+def test_large_records_and_slow_steps_have_more_time_in_every_phase() -> None:
+    record = make_spiky_record()
+    submit = replace(record.submit, size_bytes=10**6, step_us=300_000)
+    ledger, record, submission = start(
+        params=replace(SHORT, min_block_ms=100), record=dataclasses.replace(record, submit=submit)
+    )
+    opened, retracing = ledger.state.height, ledger.get(submission)
+    steps = Counter(duty.verifier for duty in retracing.duties)
+    busiest = max(steps.values()) * submit.steps_per_interval
+    assert retracing.deadline == opened + SHORT.attest_window + 9 * busiest
+    accuser = get_assignees(ledger, submission, SPIKE)[0]
+    accuse(ledger, record, submission, accuser=accuser, interval=SPIKE)
+    ledger.attest_open(submission)
+    panel = ledger.run_until(submission, "panel")
+    assert panel.deadline == ledger.state.height + SHORT.panel_window + 9
+    other = make_spiky_record("other")
+    other = dataclasses.replace(other, submit=replace(other.submit, size_bytes=10**6))
+    anchored = ledger.get(ledger.submit(other))
+    assert anchored.deadline == anchored.anchored_height + SHORT.hold_window + 2
 
 
 def test_a_submitter_on_the_panel_has_answered_by_its_commitment() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from milepost_consensus.duties import Terms
 from milepost_consensus.members import get_verifiers
@@ -11,6 +12,7 @@ from milepost_consensus.submissions import Accusation, Duty
 from milepost_consensus.windows import (
     MAX_STRETCH,
     compute_attest_window,
+    compute_hold_window,
     compute_panel_window,
 )
 from tests.support.ledger import make_genesis, make_hash, make_record
@@ -31,6 +33,19 @@ def make_duty(interval: int, verifier: bytes) -> Duty:
 
 def accuse(interval: int, step: int, outcome: str = "") -> Accusation:
     return Accusation(interval, step, b"", b"", (A,), (), outcome)
+
+
+def test_the_hold_window_grows_with_the_records_bytes() -> None:
+    for size_bytes, pace_ms, stretch in (
+        (999_999, 200, 0),
+        (1_000_000, 200, 1),
+        (10**9, 100, 2_000),
+        (10_000, 0, 2),
+        (2**40, 1, MAX_STRETCH),
+    ):
+        submit = replace(make_record(intervals=6).submit, size_bytes=size_bytes)
+        params = Params(hold_window=7, min_block_ms=pace_ms)
+        assert compute_hold_window(submit, params) == 7 + stretch
 
 
 def test_the_attest_window_grows_with_the_busiest_verifiers_declared_work() -> None:

@@ -178,6 +178,13 @@ ELECTIONS: Final = (
 
 VERDICTS: Final = (
     Mutant(
+        "large records given no time",
+        "windows",
+        "params.hold_window + min(MAX_STRETCH, stretch)",
+        "params.hold_window",
+        ("windows",),
+    ),
+    Mutant(
         "slow steps given no time by the attest window",
         "windows",
         "_stretch(max(steps.values(), default=0), submit, terms)",
