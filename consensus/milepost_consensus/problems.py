@@ -30,6 +30,13 @@ PROBLEMS: dict[str, Problem] = {
         "Several submissions begin with the digits that were given.",
         "Give more digits of the id.",
     ),
+    "archive-failed": Problem(
+        "Object store did not answer",
+        "The node keeps files of decided submissions in an object store, which did not answer or"
+        " no longer has a file that it had. The node goes on: it asks other nodes for files.",
+        "Look at the reason in its log: credentials in the node's environment, the URL and endpoint"
+        " under [archive] in node.toml, the bucket's policy. It tries again by itself.",
+    ),
     "bad-block": Problem(
         "Block refused",
         "A block, header or certificate does not extend the chain it claims to extend, or lacks"

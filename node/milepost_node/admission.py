@@ -154,6 +154,7 @@ class Admission:
         """Everything that can be said about a record before it is on the chain."""
         self._validating[submit.model_digest] = submit
         try:
+            await self._records.recall(submit.manifest)
             missing = self._records.get_missing(submit.manifest)
             if missing:
                 raise InvalidRequest(

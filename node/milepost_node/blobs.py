@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -177,6 +177,11 @@ class BlobStore:
         """Size of all blobs together."""
         return self._used
 
+    @property
+    def limit_bytes(self) -> int:
+        """What it may be at most."""
+        return self._store_bytes
+
     def get_path(self, digest: bytes) -> Path:
         """Where the blob lies, or would lie."""
         return get_blob_path(self._folder, digest)
@@ -283,6 +288,19 @@ class BlobStore:
             self._used -= size
             count += 1
         return count
+
+    def evict(self, may_go: Callable[[bytes], bool], *, down_to_bytes: int) -> int:
+        """Remove blobs that may go, the oldest first, until no more than that is left."""
+        going = sorted(
+            (written, digest, size) for digest, size, written in self._scan() if may_go(digest)
+        )
+        chosen, left = [], self._used
+        for _, digest, size in going:
+            if left <= down_to_bytes:
+                break
+            chosen.append(digest)
+            left -= size
+        return self.delete(chosen)
 
     def sweep(self, keep: Collection[bytes], *, before: float) -> int:
         """Remove blobs not in `keep` last written before `before` (seconds since the epoch).

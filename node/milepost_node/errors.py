@@ -55,6 +55,12 @@ class PeerError(NodeError):
     slug = "peer-failed"
 
 
+class ArchiveError(NodeError):
+    """The object store did not answer, or does not have a file that it had."""
+
+    slug = "archive-failed"
+
+
 class KnownAnswerFailed(NodeError):
     """This machine does not compute as a device class does that it has vouched for."""
 

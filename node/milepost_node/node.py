@@ -20,6 +20,7 @@ from milepost_consensus.state import LedgerState
 from milepost_node.accepted import Accepted
 from milepost_node.admission import Admission
 from milepost_node.answers import Answers
+from milepost_node.archiving import Archiving
 from milepost_node.behaviours.registry import HONEST
 from milepost_node.blobs import BlobStore
 from milepost_node.chain import read_journal, replay_chain
@@ -94,6 +95,7 @@ class Node:
         self._running: asyncio.Task[None] | None = None
         self.store = Store(home / "chain.db", self.network)
         self.blobs = BlobStore(home / "blobs", store_bytes=limits.store_bytes)
+        self.archive = settings.archive
         self.mempool = Mempool(
             self.network,
             limit=limits.mempool_transactions,
@@ -107,7 +109,9 @@ class Node:
             client=self._client,
             open_poster=open_poster,
         )
-        self.records = Records(self.blobs, self.peers, blob_bytes=limits.blob_bytes)
+        self.records = Records(
+            self.blobs, self.peers, blob_bytes=limits.blob_bytes, archive=self.archive
+        )
         self.runtime = Runtime(
             self._open_machine(),
             store=self.store,
@@ -228,6 +232,15 @@ class Node:
         self._tasks.append(self._spawn("verifier", self.verifier.run))
         self._tasks.append(self._spawn("sweep", self._sweep))
         self._tasks.append(self._spawn("lag", _watch_lag))
+        if self.archive is not None:
+            archiving = Archiving(
+                self.archive,
+                blobs=self.blobs,
+                records=self.records,
+                get_state=lambda: self.runtime.state,
+                get_needed=self._get_needed,
+            )
+            self._tasks.append(self._spawn("archive", archiving.run))
 
     async def stop(self) -> None:
         """Finish the step at hand, end the worker even in the middle of a job, close the files."""
@@ -279,6 +292,14 @@ class Node:
             count = self.blobs.sweep(keep, before=oldest)
             if count:
                 logger.info("files of no submission deleted", extra={"files": count})
+
+    def _get_needed(self) -> set[bytes]:
+        """Files that may not leave this machine."""
+        state = self.runtime.state
+        pending = self.admission.get_pending()
+        open_submits = [each.submit for each in state.open_submissions]
+        manifests = {each.submit.manifest for each in state.submissions.values()}
+        return manifests | self.records.get_needed(state, [*open_submits, *pending])
 
     def get_status(self) -> dict[str, object]:
         """What `/v1/status` says; `device_classes` is what this machine repeats, `serves` what the

@@ -13,8 +13,9 @@ from milepost_consensus.state import LedgerState
 from milepost_consensus.verdicts import UNDECIDED
 from milepost_ml.errors import MilepostMLError
 from milepost_ml.files import MAX_MANIFEST_BYTES, Manifest, decode_manifest
+from milepost_node.archive import Archive
 from milepost_node.blobs import BlobStore
-from milepost_node.errors import InvalidRequest, PeerError
+from milepost_node.errors import ArchiveError, InvalidRequest, PeerError
 from milepost_node.peers import Peer, Peers
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,11 @@ STATE_SLACK_BYTES: Final = 64 * 1024
 class Records:
     """The records in one blob folder."""
 
-    def __init__(self, blobs: BlobStore, peers: Peers, *, blob_bytes: int) -> None:
+    def __init__(
+        self, blobs: BlobStore, peers: Peers, *, blob_bytes: int, archive: Archive | None = None
+    ) -> None:
         self._blobs = blobs
+        self._archive = archive
         self._peers = peers
         self._blob_bytes = blob_bytes
         self._manifests: dict[bytes, Manifest] = {}
@@ -52,6 +56,18 @@ class Records:
             return [manifest]
         return [manifest, *(bytes.fromhex(file.digest) for file in files)]
 
+    async def recall(self, manifest: bytes) -> None:
+        """Get those files of a record from the archive that it has and are not here.
+
+        Raises InvalidRecord for an unusable manifest.
+        """
+        if not self._blobs.has(manifest) and not await self._recall(manifest, MAX_MANIFEST_BYTES):
+            return
+        for file in self.read_manifest(manifest).files:
+            digest = bytes.fromhex(file.digest)
+            if not self._blobs.has(digest):
+                await self._recall(digest, file.size)
+
     def get_missing(self, manifest: bytes) -> list[bytes]:
         """Which files of a record are not here; raises InvalidRecord for an unusable manifest."""
         if not self._blobs.has(manifest):
@@ -66,12 +82,14 @@ class Records:
         """
         undecided = {key for key, value in state.verdicts.items() if value.outcome == UNDECIDED}
         wanted = [each.submit for key, each in state.submissions.items() if key not in undecided]
-        referenced = {
-            digest for submit in (*wanted, *submits) for digest in self.get_files(submit.manifest)
-        }
+        return self.get_needed(state, (*wanted, *submits))
+
+    def get_needed(self, state: LedgerState, submits: Iterable[Submit]) -> set[bytes]:
+        """All blobs that these submissions need, and what is being recomputed at present."""
+        needed = {digest for submit in submits for digest in self.get_files(submit.manifest)}
         for submission in state.open_submissions:
-            referenced.update(accusation.pre_state for accusation in submission.accusations)
-        return referenced
+            needed.update(accusation.pre_state for accusation in submission.accusations)
+        return needed
 
     async def fetch_record(self, submit: Submit, *, holders: Sequence[bytes]) -> None:
         """Get all files of a record that are not here.
@@ -89,7 +107,7 @@ class Records:
                     slug="too-large",
                 )
             digest = bytes.fromhex(file.digest)
-            if not self._blobs.has(digest):
+            if not self._blobs.has(digest) and not await self._recall(digest, file.size):
                 # Whoever had the last file probably has this one.
                 first = [source] if source else holders
                 source = await self._fetch_any(digest, file.size, first)
@@ -115,6 +133,23 @@ class Records:
         except PeerError:
             return b""
         return digest
+
+    async def _recall(self, digest: bytes, limit_bytes: int) -> bool:
+        """Get a file from the archive; whether that gave it."""
+        if self._archive is None or not self._archive.has(digest):
+            return False
+        try:
+            found = await self._archive.open(digest)
+            await self._blobs.write(digest, found.pieces, limit_bytes=limit_bytes)
+        except (ArchiveError, InvalidRequest) as error:
+            if isinstance(error, InvalidRequest) and error.slug == "store-full":
+                raise
+            logger.warning(
+                "file not recalled from the archive",
+                extra={"blob": digest, "slug": error.slug, "reason": str(error)},
+            )
+            return False
+        return True
 
     async def _fetch_any(self, digest: bytes, limit_bytes: int, first: Sequence[bytes]) -> bytes:
         """Get one blob from whichever peer has it; returns that peer's id."""

@@ -12,6 +12,11 @@
     [limits]                      # all optional
     blob_bytes = 1073741824
 
+    [archive]                     # optional: where files of decided submissions go
+    url = "s3://bucket/prefix"    # or gs://, az://, file:///
+    endpoint = ""                 # of an S3-compatible store that is not Amazon's
+    region = ""
+
 A wrong value raises SettingsError naming the file, the key and what is allowed.
 """
 
@@ -27,6 +32,7 @@ from milepost_consensus.crypto import Ed25519Signer
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import Genesis, validate_genesis
 from milepost_consensus.views import from_view, parse_json
+from milepost_node.archive import Archive, open_archive
 from milepost_node.behaviours.builtin import BEHAVIOURS
 from milepost_node.behaviours.registry import HONEST, Behaviour, load_behaviours
 from milepost_node.errors import SettingsError
@@ -80,7 +86,7 @@ _LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = {
 _KNOWN: Final = frozenset(
     {
         *("host", "port", "name", "joining", "threads", "gpu", "log_level", "limits"),
-        *("behaviour", "behaviour_network", "clique"),
+        *("behaviour", "behaviour_network", "clique", "archive"),
     }
 )
 
@@ -103,6 +109,7 @@ class Settings:
     gpu: bool = True
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)
+    archive: Archive | None = None
 
 
 def read_settings(home: Path) -> Settings:
@@ -133,6 +140,7 @@ def read_settings(home: Path) -> Settings:
         gpu=_boolean(table, "gpu", default=True),
         log_level=_choice(table, "log_level", LOG_LEVELS, default="info"),
         limits=_read_limits(table.get("limits", {})),
+        archive=_read_archive(table.get("archive")),
     )
 
 
@@ -173,6 +181,22 @@ def _read_limits(table: object) -> Limits:
         if key in table
     }
     return Limits(**values)
+
+
+def _read_archive(table: object) -> Archive | None:
+    """The archive that is named; credentials are never in this file."""
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise SettingsError("node.toml: archive must be a table, written [archive]")
+    known = ("url", "endpoint", "region")
+    for key in table:
+        if key not in known:
+            raise SettingsError(
+                f"node.toml: unknown key archive.{key[:80]}; known are {', '.join(known)}"
+            )
+    options = {key: _text(table, key) for key in known[1:] if table.get(key)}
+    return open_archive(_text(table, "url"), **options)
 
 
 def _read(file: Path) -> str:

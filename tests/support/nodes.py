@@ -41,6 +41,7 @@ from milepost_consensus.views import to_view
 from milepost_consensus.votes import PRECOMMIT, Vote, sign_vote
 from milepost_ml.files import Manifest, ManifestFile, compute_file_names, encode_manifest
 from milepost_node.app import make_app
+from milepost_node.archive import Archive
 from milepost_node.errors import InvalidRequest, KnownAnswerFailed, PeerError
 from milepost_node.jobs import DeviceClasses, Retrace, StepCommitment
 from milepost_node.node import Node
@@ -285,6 +286,8 @@ class Cluster:
         self.nodes: dict[int, Node] = {}
         self.retracers: dict[int, ScriptedRetracer] = {}
         self.limits = limits
+        self.archives: dict[int, Archive] = {}
+        """Of the nodes that have one."""
         self.homes = [
             write_home(
                 folder / f"node-{i}",
@@ -298,6 +301,7 @@ class Cluster:
     def open(self, index: int, retracer: ScriptedRetracer | None = None) -> Node:
         """Open a node from its home and connect it, without starting it."""
         settings: Settings = read_settings(self.homes[index])
+        settings = replace(settings, archive=self.archives.get(index))
         if self.limits is not None:
             settings = replace(settings, limits=self.limits)
         self.retracers[index] = retracer or ScriptedRetracer()

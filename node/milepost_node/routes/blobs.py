@@ -6,16 +6,18 @@ from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 
+from milepost_node.archive import Archive
 from milepost_node.blobs import parse_digest
 from milepost_node.bodies import read_body, stream_body
-from milepost_node.errors import InvalidRequest
+from milepost_node.errors import ArchiveError, InvalidRequest
 from milepost_node.problem_json import JsonAnswer
 from milepost_node.routes.access import get_node, run_aside
 
 router = APIRouter(prefix="/v1/blobs")
 
+MEDIA_TYPE: Final = "application/octet-stream"
 MAX_QUESTION_BYTES: Final = 1024 * 1024
 MAX_QUESTION_DIGESTS: Final = 8_192
 """The longest record has about 4,100 files."""
@@ -44,8 +46,11 @@ async def post_missing(request: Request) -> Response:
             slug="too-large",
         )
     digests = [parse_digest(text) for text in question.digests]
-    blobs = get_node(request).blobs
+    node = get_node(request)
+    blobs, archive = node.blobs, node.archive
     missing = await run_aside(request, blobs.get_missing, digests)
+    if archive is not None:
+        missing = [digest for digest in missing if not archive.has(digest)]
     begun = {digest.hex(): size for digest, size in blobs.get_begun(missing).items()}
     return JsonAnswer({"missing": [digest.hex() for digest in missing], "begun": begun})
 
@@ -73,16 +78,31 @@ async def put_blob(
 async def get_blob(request: Request, name: str) -> Response:
     """The bytes of a file."""
     node = get_node(request)
-    path = node.blobs.get_path(parse_digest(name))
+    digest = parse_digest(name)
+    path = node.blobs.get_path(digest)
+    headers = {"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"}
+    serves = node.settings.behaviour.serves_files
     try:
-        if not node.settings.behaviour.serves_files:
+        if not serves:
             raise FileNotFoundError
         status = path.stat()
     except FileNotFoundError as error:
+        if serves and node.archive is not None and node.archive.has(digest):
+            return await _serve_archived(node.archive, digest, headers)
         raise InvalidRequest(f"file {name[:16]} is not on this node", slug="not-found") from error
-    return FileResponse(
-        path,
-        media_type="application/octet-stream",
-        stat_result=status,
-        headers={"etag": f'"{name}"', "cache-control": "public, max-age=31536000, immutable"},
-    )
+    return FileResponse(path, media_type=MEDIA_TYPE, stat_result=status, headers=headers)
+
+
+async def _serve_archived(
+    archive: Archive, digest: bytes, headers: dict[str, str]
+) -> StreamingResponse:
+    """A file that left this machine; whoever asked checks it by its name, as always."""
+    try:
+        found = await archive.open(digest)
+    except ArchiveError as error:
+        raise InvalidRequest(
+            f"file {digest.hex()[:16]} cannot be read from this node's archive now",
+            slug="not-found",
+        ) from error
+    sized = {**headers, "content-length": str(found.size_bytes)}
+    return StreamingResponse(found.pieces, media_type=MEDIA_TYPE, headers=sized)
