@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -129,3 +130,15 @@ def test_the_options_are_found_at_all() -> None:
 def test_every_exit_code_is_in_the_documents() -> None:
     for code, meaning in EXIT_CODES.items():
         assert f"| {code} | {meaning} |" in COMMANDS
+
+
+def test_tests_that_the_security_page_names_exist() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    named = re.findall(r"`((?:tests/[\w/]+\.py)?(?:::\w+)?)`", text)
+    assert len(named) > 20
+    file = ""
+    for name in filter(None, named):
+        path, _, function = name.partition("::")
+        file = path or file
+        source = (ROOT / file).read_text()
+        assert not function or f"def {function}(" in source, name

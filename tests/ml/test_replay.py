@@ -243,6 +243,21 @@ def test_poison_in_the_middle_of_an_interval_is_named(tmp_path: Path) -> None:
     assert retrace(folder, 2).agrees
 
 
+def test_poison_that_float32_absorbs_is_named(tmp_path: Path) -> None:
+    """A rate so small that no weight moves: the states are equal, the gradients are not."""
+
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=1e-30)
+
+    honest = record(tmp_path / "honest", make=make)
+    poisoned = record(tmp_path / "poisoned", make=make, cheat=poison(7, 1))
+    for number in range(4):
+        name = get_snapshot_name(number)
+        assert (honest / name).read_bytes() == (poisoned / name).read_bytes()
+    check_difference(poisoned, 1, 7, "gradient")
+    assert retrace(honest, 1).agrees
+
+
 def test_poison_at_the_first_step_needs_no_state(tmp_path: Path) -> None:
     folder = record(tmp_path, steps=10, every=5, cheat=poison(5, 1))
     check_difference(folder, 1, 5, "gradient")
