@@ -24,6 +24,7 @@ from milepost.keys import read_key, write_key
 from milepost.places import HOST, MAX_NODES, Place, make_local_places
 from milepost_consensus.beacon import LINKS, Onion
 from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.errors import InvalidInput
 from milepost_consensus.light import make_trust
 from milepost_consensus.members import (
     SUBMITTER,
@@ -34,7 +35,7 @@ from milepost_consensus.members import (
     validate_genesis,
 )
 from milepost_consensus.params import MAX_AUDITORS, RULES, Params
-from milepost_consensus.views import to_view
+from milepost_consensus.views import from_view, parse_json, to_view
 
 PROFILE: Final = "milepost.toml"
 TRUST: Final = "network.trust"
@@ -265,14 +266,20 @@ def read_profile(path: Path) -> Profile:
     return Profile(tuple(nodes), locate("trust"), locate("key"), file)
 
 
+def read_genesis(folder: Path) -> Genesis:
+    """The genesis in a network folder or in the home of a node."""
+    file = folder / GENESIS
+    try:
+        genesis = from_view(Genesis, parse_json(file.read_bytes()))
+        validate_genesis(genesis)
+    except (OSError, InvalidInput) as error:
+        raise WrongUsage(f"{file} cannot be read: {error}", slug="bad-genesis") from error
+    return genesis
+
+
 def read_rule(folder: Path) -> str:
     """The decision rule in the genesis of a network folder."""
-    try:
-        return str(json.loads((folder / GENESIS).read_text())["params"]["rule"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WrongUsage(f"{folder / GENESIS} cannot be read: {error}", slug="bad-genesis") from (
-            error
-        )
+    return read_genesis(folder).params.rule
 
 
 def _read_toml(file: Path) -> dict[str, object]:
