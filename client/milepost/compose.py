@@ -145,7 +145,7 @@ services:
       - -c
       - >-
         test -e /net/{SUBMITTER}/{network.PROFILE} ||
-        exec milepost net new /net --nodes {len(places)}
+        exec milepost net new /net --name testnet --nodes {len(places)}
     network_mode: none
     volumes: ["{VOLUME}:/net"]
     healthcheck: {{disable: true}}

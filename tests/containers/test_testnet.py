@@ -51,7 +51,7 @@ class Testnet:
         status: dict[str, Any] = json.loads(
             self.run("docker compose exec submitter milepost status --json")
         )
-        return {node["name"]: node["height"] for node in status["nodes"] if "height" in node}
+        return {node["node"]: node["height"] for node in status["nodes"] if "height" in node}
 
 
 @pytest.fixture(scope="module")

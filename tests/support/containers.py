@@ -1,4 +1,4 @@
-"""A Docker engine for tests, brought up if none is there, and the commands of a guide run with it."""
+"""A Docker engine for tests, brought up where none is, and the commands of a guide."""
 
 from __future__ import annotations
 

@@ -51,6 +51,9 @@ def new(
             help="A machine of its own for every node, one option each, in place of containers.",
         ),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The network's name; that of the folder otherwise.")
+    ] = None,
     port: Annotated[
         int, typer.Option("--port", help="First of the ports of this machine that reach the nodes.")
     ] = PORT,
@@ -62,7 +65,7 @@ def new(
         raise WrongUsage(f"--nodes {count} and {len(hosts)} times --host: name one for every node.")
     liars = network.parse_malicious(malicious or (), nodes=count)
     params = network.make_local_params(liars=len(liars))
-    name = directory.resolve().name
+    name = name or directory.resolve().name
     if hosts:
         if gpu is not None:
             raise WrongUsage("--gpu is for containers; a node finds the GPU of its machine.")
