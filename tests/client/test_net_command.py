@@ -22,6 +22,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "four"
 
 
+def write(folder: Path, *, nodes: int) -> None:
+    """What `milepost net new` writes, without its process."""
+    compose.write_containers(folder, name="n", nodes=nodes, malicious={}, params=Params())
+
+
 def test_a_network_for_containers_is_reached_from_inside_and_outside(folder: Path) -> None:
     done = run_cli("net", "new", folder, "--nodes", "4", "--malicious", "1:chaotic")
     assert done.code == 0, done.err
@@ -46,7 +51,7 @@ def test_a_network_for_containers_is_reached_from_inside_and_outside(folder: Pat
 
 
 def test_keys_are_for_the_containers_user_alone(folder: Path) -> None:
-    assert run_cli("net", "new", folder, "--nodes", "2").code == 0
+    write(folder, nodes=2)
     keys = sorted(folder.rglob("*.key"))
     assert [key.name for key in keys] == ["node.key", "node.key", "submitter.key"]
     assert len({key.read_text() for key in keys}) == 3
@@ -115,7 +120,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
 
 def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
-    assert run_cli("net", "new", folder, "--nodes", "1").code == 0
+    write(folder, nodes=1)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     again = run_cli("net", "new", folder, "--nodes", "1")
     assert again.code == 2
@@ -124,14 +129,14 @@ def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
 
 
 def test_nodes_in_containers_are_no_processes_of_dev(folder: Path) -> None:
-    assert run_cli("net", "new", folder, "--nodes", "2").code == 0
+    write(folder, nodes=2)
     with pytest.raises(WrongUsage) as caught:
         network.read_homes(folder)
     assert caught.value.slug == "folder-in-use"
 
 
 def test_the_trust_file_of_a_folder_or_a_home(folder: Path, tmp_path: Path) -> None:
-    assert run_cli("net", "new", folder, "--nodes", "2").code == 0
+    write(folder, nodes=2)
     written = read_trust(folder / "network.trust")
     printed = run_cli("net", "trust", folder)
     assert printed.json == json.loads((folder / "network.trust").read_text())
@@ -139,7 +144,14 @@ def test_the_trust_file_of_a_folder_or_a_home(folder: Path, tmp_path: Path) -> N
     copy = tmp_path / "copy.trust"
     assert run_cli("net", "trust", folder / "node-birch", "--out", copy).code == 0
     assert read_trust(copy) == written
-    assert run_cli("net", "trust", folder, "--out", copy).code == 2
+
+
+def test_a_trust_file_replaces_nothing_and_needs_a_genesis(folder: Path, tmp_path: Path) -> None:
+    write(folder, nodes=1)
+    file = folder / "network.trust"
+    before = file.read_bytes()
+    assert run_cli("net", "trust", folder, "--out", file).code == 2
+    assert file.read_bytes() == before
     assert run_cli("net", "trust", tmp_path).code == 2
 
 
