@@ -166,7 +166,7 @@ class Node:
             retracer=self._retracer,
             on_retraced=lambda submit, found: self.metrics.on_retraced(submit, found),
         )
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(lambda: self.runtime.state)
 
     def _open_machine(self) -> Machine:
         chain = replay_chain(self.store, self.settings.genesis)

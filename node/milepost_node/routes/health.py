@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from milepost_consensus.problems import PROBLEMS
@@ -37,7 +37,7 @@ async def get_ready(request: Request) -> Response:
 @router.get("/metrics", response_class=Response)
 async def get_metrics(request: Request) -> Response:
     """Counters, gauges and histograms in the text format of Prometheus."""
-    return Response(get_node(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(request.app.state.scrape), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/problems", response_class=JsonAnswer)
