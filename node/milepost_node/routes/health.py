@@ -1,8 +1,9 @@
-"""Whether the node is alive and ready, and the long texts of its refusals."""
+"""Whether the node is alive and ready, its metrics, and the long texts of its refusals."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from milepost_consensus.problems import PROBLEMS
@@ -31,6 +32,12 @@ async def get_ready(request: Request) -> Response:
     if node.settings.behaviour is not HONEST:
         reason = {**reason, "behaviour": node.settings.behaviour.name}
     return JsonAnswer(reason, status_code=status)
+
+
+@router.get("/metrics", response_class=Response)
+async def get_metrics(request: Request) -> Response:
+    """Counters, gauges and histograms in the text format of Prometheus."""
+    return Response(generate_latest(request.app.state.scrape), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/problems", response_class=JsonAnswer)
