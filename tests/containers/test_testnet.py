@@ -25,7 +25,7 @@ MAX_IMAGE_BYTES: Final = 1_500_000_000
 CATCH_UP_SECONDS: Final = 120.0
 
 
-class Testnet:
+class GuidedNetwork:
     """The network that the guide starts, in a project of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -55,8 +55,8 @@ class Testnet:
 
 
 @pytest.fixture(scope="module")
-def testnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testnet]:
-    network = Testnet(tmp_path_factory.mktemp("testnet"))
+def testnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuidedNetwork]:
+    network = GuidedNetwork(tmp_path_factory.mktemp("testnet"))
     with provide_engine():
         try:
             network.follow("Start")
@@ -66,7 +66,7 @@ def testnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testnet]:
             network.run("docker compose down --volumes")
 
 
-def test_every_container_is_confined(testnet: Testnet) -> None:
+def test_every_container_is_confined(testnet: GuidedNetwork) -> None:
     names = testnet.run("docker compose ps --all --format '{{.Name}}'").split()
     assert len(names) == len(NODES) + 2  # the submitter, and the one that made the network
     for found in json.loads(testnet.run(f"docker inspect {' '.join(names)}")):
@@ -81,7 +81,7 @@ def test_every_container_is_confined(testnet: Testnet) -> None:
         testnet.run(f"docker compose exec {name} touch /opt/milepost/changed", code=1)
 
 
-def test_a_node_sees_no_other_node_s_key(testnet: Testnet) -> None:
+def test_a_node_sees_no_other_node_s_key(testnet: GuidedNetwork) -> None:
     keys = {testnet.run(f"docker compose exec {name} cat /node/node.key") for name in NODES}
     assert len(keys) == len(NODES)
     found = testnet.run("docker compose exec elm find / -name '*.key' || true")
@@ -90,23 +90,23 @@ def test_a_node_sees_no_other_node_s_key(testnet: Testnet) -> None:
     assert mode.strip() == "600"
 
 
-def test_the_image_is_small(testnet: Testnet) -> None:
+def test_the_image_is_small(testnet: GuidedNetwork) -> None:
     size = int(testnet.run("docker image inspect milepost --format '{{.Size}}'"))
     assert size < MAX_IMAGE_BYTES
 
 
-def test_a_run_is_judged_and_verified(testnet: Testnet) -> None:
+def test_a_run_is_judged_and_verified(testnet: GuidedNetwork) -> None:
     _, submitted, verified = testnet.follow("A run and its verdict")
     assert submitted.startswith("VALID ")
     assert "\nACCEPTED" in verified
 
 
-def test_a_run_is_judged_while_two_nodes_are_paused(testnet: Testnet) -> None:
+def test_a_run_is_judged_while_two_nodes_are_paused(testnet: GuidedNetwork) -> None:
     _, _, submitted, _ = testnet.follow("Two nodes pause")
     assert submitted.startswith("VALID ")
 
 
-def test_a_run_is_judged_without_a_node_which_then_catches_up(testnet: Testnet) -> None:
+def test_a_run_is_judged_without_a_node_which_then_catches_up(testnet: GuidedNetwork) -> None:
     *commands, connect, show = GUIDE["A node loses its connection"]
     *_, submitted = [testnet.run(command) for command in commands]
     assert submitted.startswith("VALID ")
@@ -121,13 +121,13 @@ def test_a_run_is_judged_without_a_node_which_then_catches_up(testnet: Testnet) 
     assert "elm" in testnet.run(show)
 
 
-def test_the_network_is_seen_from_outside(testnet: Testnet) -> None:
+def test_the_network_is_seen_from_outside(testnet: GuidedNetwork) -> None:
     *_, status = testnet.follow("Look from outside")
     assert all(name in status for name in NODES)
     assert json.loads((testnet.folder / "network.trust").read_text())
 
 
-def test_the_network_goes_on_after_a_stop(testnet: Testnet) -> None:
+def test_the_network_goes_on_after_a_stop(testnet: GuidedNetwork) -> None:
     before = testnet.read_heights()
     testnet.follow("Stop")
     testnet.follow("Start")
@@ -136,7 +136,7 @@ def test_the_network_goes_on_after_a_stop(testnet: Testnet) -> None:
     assert min(after.values()) >= max(before.values())
 
 
-def test_a_network_of_another_size_runs(testnet: Testnet) -> None:
+def test_a_network_of_another_size_runs(testnet: GuidedNetwork) -> None:
     new, up, status, down = GUIDE["Another network"]
     try:
         testnet.run(new)
