@@ -24,7 +24,7 @@ OF_THE_TARGET = {"instance", "job", "le"}
 
 def read_documented() -> dict[str, set[str]]:
     """The labels of every series that a node exposes."""
-    series = {}
+    series: dict[str, set[str]] = {}
     for name, kind, labels in ROW.findall(DOCUMENT.read_text()):
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
         series |= {name + suffix: set(re.findall(r"\w+", labels)) for suffix in suffixes}
