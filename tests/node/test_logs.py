@@ -108,7 +108,7 @@ async def test_a_node_at_work_logs_no_secret(
     assert "MISBEHAVING" in text
     assert text.count("\n") > 20
     seeds = [hashlib.sha256(f"node-{i}".encode()).digest() for i in range(4)]
-    assert SECRETS == seeds[0]
+    assert seeds[0] == SECRETS
     assert find_secrets(text + capsys.readouterr().err, *seeds) == []
 
 
