@@ -28,6 +28,7 @@ from milepost_node.channel import Channel, Poster
 from milepost_node.chores import Chores
 from milepost_node.clock import read_monotonic, read_wall_ms
 from milepost_node.errors import SettingsError
+from milepost_node.handshake import Identity
 from milepost_node.mempool import Mempool
 from milepost_node.metrics import Metrics
 from milepost_node.peers import Peers, make_client
@@ -76,6 +77,7 @@ class Node:
         """
         self.settings = settings
         self.network = compute_network_id(settings.genesis)
+        self.identity = Identity(settings.genesis.network, self.network)
         self.failed = asyncio.Event()
         """Set when the node can no longer go on."""
         limits, home = settings.limits, settings.home
@@ -105,7 +107,7 @@ class Node:
         self.peers = Peers(
             settings.genesis.members,
             own_id=settings.signer.public,
-            network=self.network,
+            own=self.identity,
             client=self._client,
             open_poster=open_poster,
         )
@@ -306,6 +308,8 @@ class Node:
             "peers_reachable": self.peers.reachable_count,
             "mempool": len(self.mempool),
             "version": VERSION,
+            "protocol": self.identity.protocol,
+            "retrace_queue": self.verifier.count_waiting(),
             "behaviour": self.settings.behaviour.name,
             "signing": self._get_signing(),
             "key_in_use": self.runtime.key_in_use,

@@ -25,12 +25,16 @@ async def get_live() -> Response:
 async def get_ready(request: Request) -> Response:
     """200 ready, 206 following but not taking part yet, 503 not able to take part.
 
-    One that breaks the rules on purpose says so, whatever else it says.
+    One that breaks the rules on purpose says so, whatever else it says; `strangers` are peers that
+    are of another network, and how they differ.
     """
     node = get_node(request)
     status, reason = node.get_readiness()
     if node.settings.behaviour is not HONEST:
         reason = {**reason, "behaviour": node.settings.behaviour.name}
+    strangers = {peer.name: peer.stranger for peer in node.peers.all if peer.stranger}
+    if strangers:
+        reason = {**reason, "strangers": strangers}
     return JsonAnswer(reason, status_code=status)
 
 
