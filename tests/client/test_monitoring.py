@@ -69,6 +69,12 @@ def test_what_is_asked_for_is_in_the_metrics_of_a_node() -> None:
             assert set(re.findall(r"\w+", listed)) <= known, expression
 
 
+def test_every_alert_has_a_line_in_the_runbook() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (FILES / "alerts.yml").read_text())
+    rows = re.findall(r"^\| `([A-Z]\w+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    assert alerts == rows != []
+
+
 def test_every_panel_has_a_place_and_the_data_source() -> None:
     dashboard = read_dashboard()
     panels = dashboard["panels"]
