@@ -83,3 +83,41 @@ def test_start_is_the_node_itself(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_status_peers_and_doctor_of_a_network_that_loses_a_node(tmp_path: Path) -> None:
+    with NodeProcesses(tmp_path / "net", 4) as nodes:
+        nodes.start(0, 1, 2, 3)
+        nodes.wait_ready()
+        home = nodes.homes[0]
+        shown = run_cli("node", "status", home, "--json", modules=True)
+        assert shown.code == exits.YES
+        assert not shown.modules & {"torch", "numpy", "fastapi", "milepost_node", "milepost_ml"}
+        assert (shown.json["node"], shown.json["peers_reachable"]) == ("node-0", 3)
+        assert shown.json["readiness"] == {"reason": "ready"}
+        for word in ("node-0 at", "3 of 3 reachable", "active", "rounded/1", "honest"):
+            assert word in run_cli("node", "status", nodes.urls[0]).out
+        listed = run_cli("node", "peers", home)
+        assert listed.code == exits.YES
+        assert listed.out.count("reachable") == 3
+        done = run_cli("node", "doctor", home)
+        assert done.code == exits.YES, done.out + done.err
+        assert "nothing fails" in done.out
+
+        assert nodes.end(3, signal.SIGTERM) == 0
+        poll(lambda: run_cli("node", "peers", home).code == exits.NO, 60, "node-3 missed")
+        assert "unreachable" in run_cli("node", "peers", home).out
+        done = run_cli("node", "doctor", home, "--json")
+        assert done.code == exits.YES, "three of four are a quorum"
+        found = {each["name"]: each for each in done.json["findings"]}
+        assert found["peer node-3"]["state"] == "warn"
+        assert found["peer node-2"]["state"] == "ok"
+        assert "rounded/1" in found["devices"]["detail"]
+        assert found["clock"]["state"] == "ok"
+
+        (home / "node.key").chmod(0o644)
+        done = run_cli("node", "doctor", home)
+        assert done.code == exits.NO
+        assert "chmod 600" in done.out

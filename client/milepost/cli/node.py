@@ -5,10 +5,12 @@ The package of the nodes is started by its name and never imported.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -22,6 +24,7 @@ HEALTH_SECONDS: Final = 5.0
 """A node answers for its health within milliseconds, or something is wrong with it."""
 _CODES: Final = {200: exits.YES, 206: exits.CANNOT_TELL, 503: exits.NO}
 """What the statuses of `/health/ready` are as exit codes."""
+_MARKS: Final = {"ok": "pass", "warn": "note", "fail": "fail"}
 
 Where = Annotated[
     str, typer.Argument(metavar="HOME|URL", help="The home of a node, or where it answers.")
@@ -32,7 +35,7 @@ Home = Annotated[
 
 app = typer.Typer(
     name="node",
-    help="Operate one node: start, health.",
+    help="Operate one node: start, health, status, peers, doctor.",
     no_args_is_help=True,
 )
 
@@ -43,14 +46,8 @@ def start(home: Home) -> NoReturn:
 
     Exit code: 0 when it was stopped, 1 if it failed, 2 if it cannot start.
     """
-    from milepost import extras
-
     read_home(home)
-    missing = extras.find_missing("node")
-    if missing:
-        raise MachineCannot(
-            f"A node needs {', '.join(missing)}. Install them: pip install 'milepost[node]'"
-        )
+    _need_package()
     sys.stdout.flush()
     # The node takes the place of this process, so that it gets the signals itself.
     os.execv(sys.executable, [sys.executable, "-m", PACKAGE, "--home", str(home)])  # noqa: S606
@@ -69,13 +66,135 @@ def health(where: Where = ".", as_json: Json = False) -> None:
         output.print_json({"url": url, **reason, "exit": code})
     else:
         word = {exits.YES: "ready", exits.CANNOT_TELL: "not yet", exits.NO: "not ready"}[code]
-        rest = ", ".join(
-            str(value) if key in ("reason", "detail") else f"{key} {value}"
-            for key, value in reason.items()
-            if value != word
-        )
-        output.say(f"{word}: {rest}" if rest else word)
+        text = _describe(reason)
+        output.say(text if text == word else f"{word}: {text}")
     raise typer.Exit(code)
+
+
+@app.command()
+def status(where: Where = ".", as_json: Json = False) -> None:
+    """Show where a node stands: height, peers, whether it signs, what it serves, what waits.
+
+    Exit code: 0 if it answers, 5 if not.
+    """
+    url = find_url(where)
+    answer = _ask(url, "/v1/status")
+    _, readiness = _ask_health(url)
+    if as_json:
+        output.print_json({"url": url, **answer, "readiness": readiness})
+        return
+    rows = (
+        ("node", f"{answer.get('node')} at {url}, milepost {answer.get('version')}"),
+        ("network", f"{answer.get('network')} ({str(answer.get('network_id'))[:16]})"),
+        ("key", str(answer.get("key"))[:16]),
+        ("health", _describe(readiness)),
+        ("height", str(answer.get("height"))),
+        ("peers", f"{answer.get('peers_reachable')} of {answer.get('peers')} reachable"),
+        ("signing", str(answer.get("key_in_use") or answer.get("signing"))),
+        ("serves", ", ".join(answer.get("serves") or ()) or "nothing"),
+        (
+            "waiting",
+            f"{answer.get('retrace_queue')} to retrain, {answer.get('mempool')} for a block",
+        ),
+        ("behaviour", str(answer.get("behaviour") or "honest")),
+    )
+    for name, text in rows:
+        output.say(f"{name:<10} {text}")
+
+
+@app.command()
+def peers(where: Where = ".", as_json: Json = False) -> None:
+    """List the other nodes as one node sees them.
+
+    Exit code: 0 if all are reachable, 1 if one is not, 5 if the node itself does not answer.
+    """
+    url = find_url(where)
+    listed = _ask(url, "/v1/peers").get("peers")
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise Unreachable(f"What answers at {url} gave no list of peers.")
+    if as_json:
+        output.print_json({"url": url, "peers": listed})
+    else:
+        output.print_table(
+            ("peer", "endpoint", "state", "height", "answered", "dropped", "trouble"),
+            [
+                (
+                    str(each.get("name")),
+                    str(each.get("endpoint")),
+                    "reachable" if each.get("reachable") else "unreachable",
+                    str(each.get("height")),
+                    _format_ago(each.get("answered_seconds_ago")),
+                    str(each.get("dropped")),
+                    str(each.get("trouble")),
+                )
+                for each in listed
+            ],
+            right=("height", "dropped"),
+        )
+    if not all(each.get("reachable") for each in listed):
+        raise typer.Exit(exits.NO)
+
+
+@app.command()
+def doctor(home: Home, as_json: Json = False) -> None:
+    """Look a home over: settings, key, genesis, database, disk, devices, peers, clock.
+
+    Takes seconds: the known-answer tests of the node's worker are run. Changes nothing.
+    Exit code: 0 if nothing fails, 1 otherwise.
+    """
+    read_home(home)
+    _need_package()
+    done = subprocess.run(
+        [sys.executable, "-m", f"{PACKAGE}.doctor", "--home", str(home)],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise MachineCannot("The examination itself failed; see above.", slug="node-failed")
+    findings = json.loads(done.stdout)
+    failed = sum(finding["state"] == "fail" for finding in findings)
+    code = exits.NO if failed else exits.YES
+    if as_json:
+        output.print_json({"findings": findings, "exit": code})
+    else:
+        for finding in findings:
+            output.print_check(_MARKS[finding["state"]], finding["name"], finding["detail"])
+        output.say(f"{failed} of {len(findings)} fail" if failed else "nothing fails")
+    raise typer.Exit(code)
+
+
+def _need_package() -> None:
+    """Raises MachineCannot unless a node can run here."""
+    from milepost import extras
+
+    missing = extras.find_missing("node")
+    if missing:
+        raise MachineCannot(
+            f"A node needs {', '.join(missing)}. Install them: pip install 'milepost[node]'"
+        )
+
+
+def _describe(readiness: dict[str, object]) -> str:
+    """The body of `/health/ready` in one line."""
+    return ", ".join(
+        str(value) if key in ("reason", "detail") else f"{key} {value}"
+        for key, value in readiness.items()
+    )
+
+
+def _format_ago(seconds: object) -> str:
+    return f"{seconds:.0f} s ago" if isinstance(seconds, int | float) else "never"
+
+
+def _ask(url: str, path: str) -> dict[str, Any]:
+    """A JSON object of a node."""
+    from milepost.api import Client
+
+    with Client((url,), read_seconds=HEALTH_SECONDS) as client:
+        answer = client.attempt(lambda node: node.get(path))
+    if not isinstance(answer, dict):
+        raise Unreachable(f"What answers at {url} is not a node of Milepost.")
+    return answer
 
 
 def _ask_health(url: str) -> tuple[int, dict[str, object]]:
