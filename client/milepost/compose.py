@@ -31,6 +31,9 @@ VOLUME: Final = "net"
 USER: Final = 10001
 """Whom the image runs as; also where root makes the network, so that no container is root's."""
 REPOSITORY_NODES: Final = 7
+ATTEST_WINDOW: Final = 30
+"""Shorter than that of `milepost dev`: with two of seven nodes down a height takes about two seconds,
+and an interval may have to wait for three windows until a node has it that answers."""
 
 _CONTAINER: Final = """\
   read_only: true
@@ -39,6 +42,7 @@ _CONTAINER: Final = """\
   security_opt: ["no-new-privileges:true"]
   mem_limit: 2g
   pids_limit: 256
+  logging: {driver: local}
 """
 """What holds for every container here, also for those of other people's images."""
 

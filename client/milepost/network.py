@@ -53,6 +53,8 @@ BEHAVIOURS: Final = (
 )
 """Ways in which a node can be told to break the rules; `python -m milepost_node --behaviours` says
 what each does, and a test that these are all."""
+ATTEST_WINDOW: Final = 60
+"""Heights in which an interval must be answered, on one machine."""
 _BEHAVIOUR: Final = re.compile(r'^behaviour = ".*"$', re.MULTILINE)
 
 
@@ -94,7 +96,9 @@ def parse_malicious(values: Sequence[str], *, nodes: int) -> dict[int, str]:
     return {nodes - len(behaviours) + i: kind for i, kind in enumerate(behaviours)}
 
 
-def make_local_params(*, liars: int, rule: str = RULES[0]) -> Params:
+def make_local_params(
+    *, liars: int, rule: str = RULES[0], attest_window: int = ATTEST_WINDOW
+) -> Params:
     """The constants of a network on one machine, some of whose nodes are told to lie.
 
     A node that was stopped holds a verdict up for about a minute.  Every interval goes to one more
@@ -105,7 +109,7 @@ def make_local_params(*, liars: int, rule: str = RULES[0]) -> Params:
         rule=rule,
         audit_permille=500 if rule == "majority" else 1_000,
         auditors=min(liars + 1, MAX_AUDITORS),
-        attest_window=60,
+        attest_window=attest_window,
         idle_block_ms=500,
     )
 

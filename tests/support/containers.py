@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).parent.parent.parent
 ENGINE: Final = "MILEPOST_CONTAINER_ENGINE"
 """Names a script that brings an engine up (`SCRIPT up`) and down again (`SCRIPT down`)."""
 ENGINE_SECONDS: Final = 900
-COMMAND_SECONDS: Final = 900
+COMMAND_SECONDS: Final = 1500
 _BLOCK: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -64,7 +64,7 @@ def new(
     if hosts and len(hosts) != count:
         raise WrongUsage(f"--nodes {count} and {len(hosts)} times --host: name one for every node.")
     liars = network.parse_malicious(malicious or (), nodes=count)
-    params = network.make_local_params(liars=len(liars))
+    params = network.make_local_params(liars=len(liars), attest_window=compose.ATTEST_WINDOW)
     name = name or directory.resolve().name
     if hosts:
         if gpu is not None:
