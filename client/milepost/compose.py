@@ -32,8 +32,8 @@ USER: Final = 10001
 """Whom the image runs as; also where root makes the network, so that no container is root's."""
 REPOSITORY_NODES: Final = 7
 ATTEST_WINDOW: Final = 30
-"""Shorter than that of `milepost dev`: with two of seven nodes down a height takes about two seconds,
-and an interval may have to wait for three windows until a node has it that answers."""
+"""Shorter than that of `milepost dev`: with two of seven nodes down a height takes two seconds or
+more, and an interval may have to wait for three windows until a node has it that answers."""
 
 _CONTAINER: Final = """\
   read_only: true
