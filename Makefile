@@ -10,10 +10,10 @@ SCHEDULES ?= 1000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench simulate mutants coverage lint types imports fast lock clean
+.PHONY: help demo test check containers bench simulate mutants coverage lint types imports fast lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.lock pyproject.toml
 	@echo "milepost: setting up $(VENV) with exact versions from requirements.lock (about two minutes, once)"
@@ -28,7 +28,7 @@ demo: $(STAMP)  ## seven nodes, one of them a liar, verify a real training run a
 
 test: $(STAMP)  ## everything that CI runs: all tests, slow and end-to-end ones included
 	@echo "milepost: all tests (sixteen to twenty minutes on two cores, as root for the network namespaces; the first time Triton and Ray are installed, more than a gigabyte)"
-	$(SHARED) $(BIN)/pytest -n 2 --dist worksteal -m "not e2e"
+	$(SHARED) $(BIN)/pytest -n 2 --dist worksteal -m "not e2e and not containers"
 	$(SHARED) $(BIN)/pytest -n 2 --dist loadfile -m e2e
 
 check: lint types imports fast  ## lint, types, import rules and fast tests, under two minutes
@@ -45,6 +45,9 @@ imports: $(STAMP)  ## who may import whom
 
 fast: $(STAMP)  ## tests that neither train nor start processes
 	$(SHARED) $(BIN)/pytest -q -n 2 -m "not slow and not e2e"
+
+containers: $(STAMP)  ## seven nodes in containers, as the guide tells it; brings a Docker engine up where none is
+	$(BIN)/pytest -v -m containers --durations=0 tests/containers
 
 bench: $(STAMP)  ## measured ratios: recorder overhead, block latency, submit to verdict
 	$(BIN)/python -m tests.bench

@@ -12,19 +12,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from random import SystemRandom
 from typing import Final, NamedTuple
 
 from milepost.bundle import write_trust
-from milepost.errors import MachineCannot, WrongUsage
+from milepost.errors import WrongUsage
 from milepost.keys import read_key, write_key
+from milepost.places import HOST, MAX_NODES, Place, make_local_places
 from milepost_consensus.beacon import LINKS, Onion
 from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.errors import InvalidInput
 from milepost_consensus.light import make_trust
 from milepost_consensus.members import (
     SUBMITTER,
@@ -35,9 +35,8 @@ from milepost_consensus.members import (
     validate_genesis,
 )
 from milepost_consensus.params import MAX_AUDITORS, RULES, Params
-from milepost_consensus.views import to_view
+from milepost_consensus.views import from_view, parse_json, to_view
 
-HOST: Final = "127.0.0.1"
 PROFILE: Final = "milepost.toml"
 TRUST: Final = "network.trust"
 GENESIS: Final = "genesis.json"
@@ -54,39 +53,8 @@ BEHAVIOURS: Final = (
 )
 """Ways in which a node can be told to break the rules; `python -m milepost_node --behaviours` says
 what each does, and a test that these are all."""
-MAX_NODES: Final = 64
-"""More processes than that do not fit one machine."""
-
-NAMES: Final = (
-    "arbutus",
-    "birch",
-    "cedar",
-    "dogwood",
-    "elm",
-    "fir",
-    "gorse",
-    "hazel",
-    "ironwood",
-    "juniper",
-    "kauri",
-    "larch",
-    "maple",
-    "nutmeg",
-    "oak",
-    "pine",
-    "quince",
-    "rowan",
-    "spruce",
-    "tamarack",
-    "upas",
-    "viburnum",
-    "willow",
-    "yew",
-)
-
-PORTS: Final = range(20_000, 32_000)
-"""Below the range from which kernels take ports for outgoing connections."""
-
+ATTEST_WINDOW: Final = 60
+"""Heights in which an interval must be answered, on one machine."""
 _BEHAVIOUR: Final = re.compile(r'^behaviour = ".*"$', re.MULTILINE)
 
 
@@ -109,12 +77,6 @@ class NodeHome(NamedTuple):
     behaviour: str
 
 
-def get_name(index: int) -> str:
-    """The name of node `index`: a tree, numbered from the second round on."""
-    name = NAMES[index % len(NAMES)]
-    return name if index < len(NAMES) else f"{name}-{index // len(NAMES) + 1}"
-
-
 def parse_malicious(values: Sequence[str], *, nodes: int) -> dict[int, str]:
     """The behaviours of `K:KIND`, such as `1:chaotic`, dealt to the last nodes.
 
@@ -134,7 +96,9 @@ def parse_malicious(values: Sequence[str], *, nodes: int) -> dict[int, str]:
     return {nodes - len(behaviours) + i: kind for i, kind in enumerate(behaviours)}
 
 
-def make_local_params(*, liars: int, rule: str = RULES[0]) -> Params:
+def make_local_params(
+    *, liars: int, rule: str = RULES[0], attest_window: int = ATTEST_WINDOW
+) -> Params:
     """The constants of a network on one machine, some of whose nodes are told to lie.
 
     A node that was stopped holds a verdict up for about a minute.  Every interval goes to one more
@@ -145,34 +109,9 @@ def make_local_params(*, liars: int, rule: str = RULES[0]) -> Params:
         rule=rule,
         audit_permille=500 if rule == "majority" else 1_000,
         auditors=min(liars + 1, MAX_AUDITORS),
-        attest_window=60,
+        attest_window=attest_window,
         idle_block_ms=500,
     )
-
-
-def choose_ports(count: int, *, first: int = 0) -> tuple[int, ...]:
-    """`count` neighbouring free ports on 127.0.0.1: from `first` on if free, else anywhere."""
-    if first and _are_free(range(first, first + count)):
-        return tuple(range(first, first + count))
-    chance = SystemRandom()
-    for _ in range(200):
-        start = chance.randrange(PORTS.start, PORTS.stop - count)
-        if _are_free(range(start, start + count)):
-            return tuple(range(start, start + count))
-    raise MachineCannot(
-        f"{count} free neighbouring ports on {HOST} were not found.", slug="no-port"
-    )
-
-
-def _are_free(ports: range) -> bool:
-    for port in ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except (OSError, OverflowError):
-                return False
-    return True
 
 
 def write_network(
@@ -185,53 +124,78 @@ def write_network(
     params: Params | None = None,
     first_port: int = 0,
 ) -> tuple[NodeHome, ...]:
-    """Write a new network of `nodes` validators that are verifiers too, and one submitter.
+    """Write a new network of `nodes` validators on this machine, as `found_network` does.
 
-    `threads` says how many the workers of single nodes retrain with, one where it says nothing.
     Raises WrongUsage if the number of nodes is out of range or the folder is not empty.
     """
-    if not 1 <= nodes <= MAX_NODES:
-        raise WrongUsage(f"--nodes {nodes}: 1 to {MAX_NODES} are possible on one machine.")
-    if folder.exists() and any(folder.iterdir()):
-        raise WrongUsage(f"{folder} is not empty. Choose another --dir.", slug="folder-in-use")
-    malicious = malicious or {}
-    folder.mkdir(parents=True, exist_ok=True)
-    ports = choose_ports(nodes, first=first_port)
-    homes = tuple(
-        NodeHome(
-            get_name(i),
-            folder / f"node-{get_name(i)}",
-            f"http://{HOST}:{ports[i]}",
-            malicious.get(i, ""),
-        )
-        for i in range(nodes)
+    _require_unused(folder)
+    return found_network(
+        folder,
+        make_local_places(nodes, first_port=first_port),
+        name=name,
+        malicious=malicious,
+        threads=threads,
+        params=params,
     )
-    members = [_write_home(home, (threads or {}).get(i, 1), name) for i, home in enumerate(homes)]
-    submitter = write_key(folder / SUBMITTER_KEY)
+
+
+def found_network(
+    folder: Path,
+    places: Sequence[Place],
+    *,
+    name: str,
+    malicious: Mapping[int, str] | None = None,
+    threads: Mapping[int, int] | None = None,
+    params: Params | None = None,
+    submitter_folder: str = ".",
+) -> tuple[NodeHome, ...]:
+    """Write a new network: a validator that is a verifier too at every place, and one submitter.
+
+    `threads` says how many the workers of single nodes retrain with, one where it says nothing.
+    The submitter's key lies in `submitter_folder` of the folder.  Raises WrongUsage if the folder
+    is not empty.
+    """
+    _require_unused(folder)
+    malicious = malicious or {}
+    (folder / submitter_folder).mkdir(parents=True, exist_ok=True)
+    homes = tuple(
+        NodeHome(place.name, folder / f"node-{place.name}", place.url, malicious.get(i, ""))
+        for i, place in enumerate(places)
+    )
+    members = [
+        _write_home(home, places[i], (threads or {}).get(i, 1), name)
+        for i, home in enumerate(homes)
+    ]
+    submitter = write_key(folder / submitter_folder / SUBMITTER_KEY)
     members.append(Member(submitter.public, "submitter", SUBMITTER, "submitter"))
     params = params or make_local_params(liars=len(malicious))
     genesis = Genesis(name, time.time_ns() // 1_000_000, params, tuple(members))
     validate_genesis(genesis)
     view = _dump(to_view(genesis))
-    for place in (folder, *(home.home for home in homes)):
-        (place / GENESIS).write_text(view)
+    for holder in (folder, *(home.home for home in homes)):
+        (holder / GENESIS).write_text(view)
     write_trust(folder / TRUST, make_trust(genesis))
     # Written last: a folder with a profile is complete.
-    (folder / PROFILE).write_text(_profile_text([home.url for home in homes]))
+    key = (Path(submitter_folder) / SUBMITTER_KEY).as_posix()
+    write_profile(folder, [home.url for home in homes], key=key)
     return homes
 
 
-def _write_home(home: NodeHome, threads: int, network: str) -> Member:
+def _require_unused(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise WrongUsage(f"{folder} is not empty. Choose another folder.", slug="folder-in-use")
+
+
+def _write_home(home: NodeHome, place: Place, threads: int, network: str) -> Member:
     home.home.mkdir()
     signer = write_key(home.home / "node.key")
-    port = home.url.rpartition(":")[2]
     (home.home / "node.toml").write_text(
-        f'host = "{HOST}"\nport = {port}\nname = "{home.name}"\n'
+        f'host = "{place.host}"\nport = {place.port}\nname = "{home.name}"\n'
         f'behaviour = "{home.behaviour}"\nbehaviour_network = {json.dumps(network)}\n'
         f"threads = {threads}\n"
     )
     return Member(
-        *(signer.public, home.name, VALIDATOR | VERIFIER, home.name, home.url),
+        *(signer.public, home.name, VALIDATOR | VERIFIER, home.name, place.endpoint),
         onion=Onion(signer.derive, signer.public).get_head(0),
         onion_left=LINKS,
     )
@@ -250,11 +214,12 @@ def set_malicious(homes: Sequence[NodeHome], malicious: Mapping[int, str]) -> tu
     return tuple(changed)
 
 
-def _profile_text(urls: Sequence[str]) -> str:
+def write_profile(folder: Path, urls: Sequence[str], *, key: str = SUBMITTER_KEY) -> None:
+    """Write the `milepost.toml` of a folder that has a trust file."""
     listed = "".join(f'    "{url}",\n' for url in urls)
-    return (
+    (folder / PROFILE).write_text(
         "# Where the commands of this folder's network look. Paths are relative to this file.\n"
-        f'nodes = [\n{listed}]\ntrust = "{TRUST}"\nkey = "{SUBMITTER_KEY}"\n'
+        f'nodes = [\n{listed}]\ntrust = "{TRUST}"\nkey = "{key}"\n'
     )
 
 
@@ -268,6 +233,12 @@ def read_homes(folder: Path) -> tuple[NodeHome, ...]:
     for path in folder.glob("node-*/node.toml"):
         settings = _read_toml(path)
         try:
+            if settings["host"] != HOST:
+                raise WrongUsage(
+                    f"The nodes of {folder} run in containers or on several machines, not as"
+                    " processes of this one.",
+                    slug="folder-in-use",
+                )
             url = f"http://{settings['host']}:{settings['port']}"
             homes.append(
                 NodeHome(str(settings["name"]), path.parent, url, str(settings["behaviour"]))
@@ -299,14 +270,20 @@ def read_profile(path: Path) -> Profile:
     return Profile(tuple(nodes), locate("trust"), locate("key"), file)
 
 
+def read_genesis(folder: Path) -> Genesis:
+    """The genesis in a network folder or in the home of a node."""
+    file = folder / GENESIS
+    try:
+        genesis = from_view(Genesis, parse_json(file.read_bytes()))
+        validate_genesis(genesis)
+    except (OSError, InvalidInput) as error:
+        raise WrongUsage(f"{file} cannot be read: {error}", slug="bad-genesis") from error
+    return genesis
+
+
 def read_rule(folder: Path) -> str:
     """The decision rule in the genesis of a network folder."""
-    try:
-        return str(json.loads((folder / GENESIS).read_text())["params"]["rule"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WrongUsage(f"{folder / GENESIS} cannot be read: {error}", slug="bad-genesis") from (
-            error
-        )
+    return read_genesis(folder).params.rule
 
 
 def _read_toml(file: Path) -> dict[str, object]:

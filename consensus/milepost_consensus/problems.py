@@ -805,7 +805,9 @@ PROBLEMS: dict[str, Problem] = {
         " validators that the trust file does not list (they may be real, but not from anyone you"
         " trust), or a node, its home folder and its peers do not have the same genesis.",
         "Use the trust file of the network that judged the model, or do not rely on the proof. For"
-        " a node: compare the network id in `milepost status` and use one genesis.json for all.",
+        " a node: the message, /health/ready and `milepost node doctor` say which network and"
+        " genesis each side has. Give all nodes the genesis.json whose network id stands in the"
+        " trust file, and move away the chain.db of a node that had another one.",
     ),
     "wrong-order": Problem(
         "Batch out of order",
@@ -813,6 +815,13 @@ PROBLEMS: dict[str, Problem] = {
         " Keras gave its training function another batch than the run has for the step.",
         "Pass `fit` the result of `run.dataset(...)` itself, with `shuffle=False`, and neither"
         " `class_weight` nor `steps_per_epoch`.",
+    ),
+    "wrong-protocol": Problem(
+        "Of another release",
+        "Nodes say with every request which protocol they speak. The caller speaks another one than"
+        " this node, so that they would misunderstand each other.",
+        "Run the same release of milepost on both: `milepost node status` says which one each"
+        " node has.",
     ),
     "wrong-seed": Problem(
         "Another seed than the network's",

@@ -19,6 +19,7 @@ from milepost_node.routes import (
     transactions,
 )
 from milepost_node.routes.access import READERS
+from milepost_node.scrape import Scrape
 
 
 def make_app(node: Node) -> FastAPI:
@@ -33,6 +34,7 @@ def make_app(node: Node) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.node = node
+    app.state.scrape = Scrape(node)
     app.state.bodies = BodyBudget()
     app.state.readers = asyncio.Semaphore(READERS)
     install_handlers(app)

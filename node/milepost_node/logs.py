@@ -20,6 +20,8 @@ LOG_BYTES: Final = 10 * 1024 * 1024
 """One log file; a full one is renamed and the oldest of LOG_FILES dropped."""
 LOG_FILES: Final = 3
 ROOT: Final = "milepost_node"
+_SECRET: Final = ("passphrase", "private", "secret", "seed")
+"""What is named like this is never written, whatever it is."""
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -35,7 +37,11 @@ class JsonLines(logging.Formatter):
             "event": record.getMessage(),
         }
         for key, value in vars(record).items():
-            if key not in _STANDARD:
+            if key in _STANDARD:
+                continue
+            if any(word in key for word in _SECRET):
+                line[key] = "(secret)"
+            else:
                 line[key] = value[:8].hex() if isinstance(value, bytes) else value
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -13,6 +13,7 @@ import httpx
 
 from milepost_consensus.beacon import Onion
 from milepost_consensus.blocks import Block
+from milepost_consensus.events import Message
 from milepost_consensus.keyguard import Signing
 from milepost_consensus.machine import Machine
 from milepost_consensus.members import compute_network_id, compute_quorum
@@ -28,7 +29,9 @@ from milepost_node.channel import Channel, Poster
 from milepost_node.chores import Chores
 from milepost_node.clock import read_monotonic, read_wall_ms
 from milepost_node.errors import SettingsError
+from milepost_node.handshake import Identity
 from milepost_node.mempool import Mempool
+from milepost_node.metrics import Metrics
 from milepost_node.peers import Peers, make_client
 from milepost_node.records import Records
 from milepost_node.retracer import Retracer, Workers
@@ -75,6 +78,7 @@ class Node:
         """
         self.settings = settings
         self.network = compute_network_id(settings.genesis)
+        self.identity = Identity(settings.genesis.network, self.network)
         self.failed = asyncio.Event()
         """Set when the node can no longer go on."""
         limits, home = settings.limits, settings.home
@@ -105,7 +109,7 @@ class Node:
         self.peers = Peers(
             settings.genesis.members,
             own_id=settings.signer.public,
-            network=self.network,
+            own=self.identity,
             client=self._client,
             open_poster=open_poster,
         )
@@ -119,7 +123,7 @@ class Node:
             network=self.peers,
             on_behind=lambda sender: self.sync.request(sender),
             on_decided=self._on_decided,
-            on_equivocation=lambda first, second: self.chores.on_equivocation(first, second),
+            on_equivocation=self._on_equivocation,
             key_in_use=self.store.get_key_in_use(),
             listens=True,
         )
@@ -166,7 +170,9 @@ class Node:
             blobs=self.blobs,
             records=self.records,
             retracer=self._retracer,
+            on_retraced=lambda submit, found: self.metrics.on_retraced(submit, found),
         )
+        self.metrics = Metrics(lambda: self.runtime.state)
 
     def _open_machine(self) -> Machine:
         chain = replay_chain(self.store, self.settings.genesis)
@@ -188,9 +194,14 @@ class Node:
         if state.members is not self._known_members:
             self._known_members = state.members
             self._follow_members()
+        self.metrics.on_decided(state)
         self.accepted.on_decided(block, state)
         self.chores.on_decided()
         self.verifier.on_decided()
+
+    def _on_equivocation(self, first: Message, second: Message) -> None:
+        self.metrics.on_equivocation(first)
+        self.chores.on_equivocation(first, second)
 
     def _follow_members(self) -> None:
         """Write to those who joined, and no more to those who left."""
@@ -318,6 +329,8 @@ class Node:
             "peers_reachable": self.peers.reachable_count,
             "mempool": len(self.mempool),
             "version": VERSION,
+            "protocol": self.identity.protocol,
+            "retrace_queue": self.verifier.count_waiting(),
             "behaviour": self.settings.behaviour.name,
             "signing": self._get_signing(),
             "key_in_use": self.runtime.key_in_use,

@@ -25,9 +25,10 @@ from milepost_node.channel import (
     Channel,
     Poster,
 )
-from milepost_node.clock import wait_for_event
+from milepost_node.clock import read_monotonic, wait_for_event
 from milepost_node.envelopes import Envelope, Message, encode_batch, is_full, make_envelope
 from milepost_node.errors import PeerError
+from milepost_node.handshake import MAX_REFUSAL_BYTES, Identity
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,6 @@ BACKOFF_FIRST_SECONDS: Final = 0.25
 BACKOFF_LAST_SECONDS: Final = 2.0
 """A try costs next to nothing, and the ledger stands still until enough of them succeed."""
 MESSAGES: Final = "/v1/peer/messages"
-NETWORK_HEADER: Final = "milepost-network"
-"""Names the sender's network, so that nodes of two networks notice each other at once."""
 HEIGHT_HEADER: Final = "milepost-height"
 """The height a node says it is at; good for a progress display and nothing else."""
 
@@ -59,7 +58,7 @@ class Peer:
     """One other node: its queue, and whether it was there when last tried."""
 
     def __init__(
-        self, member: Member, client: httpx.AsyncClient, network: bytes, poster: Poster
+        self, member: Member, client: httpx.AsyncClient, own: Identity, poster: Poster
     ) -> None:
         self.id = member.id
         self.name = member.name
@@ -70,14 +69,20 @@ class Peer:
         self._url = member.endpoint.rstrip("/")
         self._client = client
         self._poster = poster
-        self._headers = {NETWORK_HEADER: network.hex()}
+        self._own = own
+        self._headers = own.make_headers()
         self._queue: deque[Envelope] = deque()
         self._queued_bytes = 0
         self._work = asyncio.Event()
         self._back = asyncio.Event()
         self.backoff = 0.0
         """Seconds for which it is left alone after the next failure to send."""
-        self._trouble = ""
+        self.trouble = ""
+        """Why it could not be reached when last tried."""
+        self.stranger = ""
+        """How it differs from a peer of this network; empty for one that does not."""
+        self.answered_at: float | None = None
+        """When it answered last, by the monotonic clock."""
 
     def enqueue(self, envelope: Envelope) -> None:
         """Queue a message; the oldest ones go where there is no room."""
@@ -167,8 +172,14 @@ class Peer:
                 asyncio.timeout(ANSWER_SECONDS + limit_bytes / SLOWEST_BYTES),
                 self._client.stream("GET", self._url + path, headers=self._headers) as response,
             ):
+                if response.status_code == httpx.codes.CONFLICT:
+                    self.stranger = self._own.describe_refusal(await _read_refusal(response))
                 self._check(response.status_code)
                 yield response
+        except PeerError as error:
+            if error.slug == "wrong-network":
+                self.note_failure(error)
+            raise
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             self.note_failure(error)
             raise PeerError(f"{self.name} failed: {type(error).__name__}") from error
@@ -176,7 +187,8 @@ class Peer:
 
     def _check(self, status: int) -> None:
         if status == httpx.codes.CONFLICT:
-            raise PeerError(f"{self.name} belongs to another network", slug="wrong-network")
+            differs = self.stranger or "it is of another network"
+            raise PeerError(f"{self.name} refuses this node: {differs}", slug="wrong-network")
         if status >= 300:
             raise PeerError(f"{self.name} answered HTTP {status}")
 
@@ -185,18 +197,28 @@ class Peer:
         if not self.reachable:
             logger.info("peer reachable", extra={"peer": self.name})
         self.reachable = True
-        self._trouble = ""
+        self.answered_at = read_monotonic()
+        self.trouble = self.stranger = ""
         self.backoff = 0.0
         self._back.set()
 
     def note_failure(self, error: Exception) -> None:
         """The peer did not answer, or not as a peer does.  Each new reason is logged once."""
         trouble = str(error) if isinstance(error, PeerError) else type(error).__name__
-        if self.reachable or trouble != self._trouble:
+        if self.reachable or trouble != self.trouble:
             logger.warning("peer not reachable", extra={"peer": self.name, "reason": trouble})
-        self._trouble = trouble
+        self.trouble = trouble
         self.reachable = False
         self.backoff = min(BACKOFF_LAST_SECONDS, max(BACKOFF_FIRST_SECONDS, 2 * self.backoff))
+
+
+async def _read_refusal(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_REFUSAL_BYTES:
+            break
+    return bytes(body)
 
 
 class Peers:
@@ -207,12 +229,12 @@ class Peers:
         members: Sequence[Member],
         *,
         own_id: bytes,
-        network: bytes,
+        own: Identity,
         client: httpx.AsyncClient,
         open_poster: Callable[[str], Poster] = Channel,
     ) -> None:
         self._own_id = own_id
-        self._network = network
+        self._own = own
         self._client = client
         self._open_poster = open_poster
         self._by_id: dict[bytes, Peer] = {}
@@ -237,7 +259,7 @@ class Peers:
         for peer in gone:
             del self._by_id[peer.id]
         came = [
-            Peer(member, self._client, self._network, self._open_poster(member.endpoint))
+            Peer(member, self._client, self._own, self._open_poster(member.endpoint))
             for member in wanted.values()
             if member.id not in self._by_id
         ]

@@ -48,6 +48,7 @@ STATUS: Final = {
     "unknown-submission": 404,
     "wrong-attempt": 409,
     "wrong-network": 409,
+    "wrong-protocol": 409,
 }
 """HTTP status by slug; input that breaks any other rule is 422."""
 _HTTP_SLUGS: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}

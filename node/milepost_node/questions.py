@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 FALSE_DISTANCE_PPB: Final = 10**9
 """What an invented accusation under profile `tolerance` claims: off by the whole movement."""
+
+
+OnRetraced = Callable[[Submit, Retrace], None]
 
 
 class CannotRetrain(Exception):
@@ -51,6 +55,8 @@ class Means:
     """What this machine repeats bit for bit."""
     clique: tuple[str, ...] = ()
     """Submitters that a colluding verifier sides with, by name or operator."""
+    on_retraced: OnRetraced = lambda submit, found: None
+    """Hears of every interval that was retrained."""
 
 
 class Question(ABC):
@@ -117,6 +123,7 @@ class IntervalQuestion(Question):
             verifier=self.means.me,
             work_step=self.duty.work_step,
         )
+        self.means.on_retraced(self.submission.submit, found)
         if found.pre_state != ZERO_DIGEST:
             self.means.blobs.adopt(found.pre_state)
         logger.info(

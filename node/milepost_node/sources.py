@@ -39,6 +39,10 @@ class Sources:
         else:
             self._claimed[peer.id] = height
 
+    def get_claim(self, peer: Peer) -> int:
+        """The height that a peer said it is at; 0 where it said nothing that is believed."""
+        return self._claimed.get(peer.id, 0)
+
     def shun(self, peer: Peer, reason: str) -> None:
         """Leave a peer alone for a while, and forget what it claimed."""
         self._claimed.pop(peer.id, None)

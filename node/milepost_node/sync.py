@@ -91,6 +91,10 @@ class Sync:
         """Blocks still to come, as far as peers can be believed without seeing the blocks."""
         return max(0, self._sources.get_credible_height() - self._get_height())
 
+    def get_claim(self, peer: Peer) -> int:
+        """The height that a peer says it is at, 0 where it said none."""
+        return self._sources.get_claim(peer)
+
     def request(self, sender: bytes) -> None:
         """Catch up now, first from the peer that was seen to be ahead."""
         peer = self._peers.find(sender)

@@ -33,6 +33,7 @@ from milepost_node.questions import (
     IntervalQuestion,
     Means,
     NotYet,
+    OnRetraced,
     Question,
     StepQuestion,
 )
@@ -67,6 +68,7 @@ class Verifier:
         blobs: BlobStore,
         records: Records,
         retracer: Retracer,
+        on_retraced: OnRetraced = lambda submit, found: None,
     ) -> None:
         self._me = me
         self._behaviour = behaviour
@@ -74,7 +76,7 @@ class Verifier:
         self._answers = answers
         self._records = records
         self._retracer = retracer
-        self._means = Means(me, records, retracer, blobs, clique=clique)
+        self._means = Means(me, records, retracer, blobs, clique=clique, on_retraced=on_retraced)
         self._service = Service(me, get_state=get_state, answers=answers)
         self._wakes = (asyncio.Event(), asyncio.Event(), asyncio.Event())
         self._open: set[bytes] = set()
@@ -88,6 +90,11 @@ class Verifier:
     def device_classes(self) -> tuple[str, ...]:
         """What this machine can repeat; empty until the worker has found out."""
         return self._service.device_classes
+
+    def count_waiting(self) -> int:
+        """How many intervals and steps the ledger waits for from this node."""
+        tasks = plan_retracing(self._get_state(), self._me)
+        return sum(task.key not in self.done for task in tasks)
 
     async def run(self) -> None:
         """Serve for ever."""

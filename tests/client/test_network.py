@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost import network
+from milepost import network, places
 from milepost.bundle import read_trust
 from milepost.errors import MilepostError, WrongUsage
 from milepost.keys import read_key
@@ -80,8 +80,8 @@ def test_the_number_of_nodes_is_bounded(folder: Path, nodes: int) -> None:
 
 
 def test_names_stay_different_beyond_the_trees() -> None:
-    names = {network.get_name(i) for i in range(network.MAX_NODES)}
-    assert len(names) == network.MAX_NODES
+    names = {places.get_name(i) for i in range(places.MAX_NODES)}
+    assert len(names) == places.MAX_NODES
 
 
 def test_behaviours_go_to_the_last_nodes() -> None:
@@ -112,18 +112,18 @@ def test_changing_a_behaviour_keeps_what_the_operator_set(folder: Path) -> None:
 
 
 def test_ports_are_free_and_below_the_kernel_s_own(folder: Path) -> None:
-    ports = network.choose_ports(5)
+    ports = places.choose_ports(5)
     assert ports == tuple(range(ports[0], ports[0] + 5))
-    assert all(port in network.PORTS for port in ports)
+    assert all(port in places.PORTS for port in ports)
 
 
 def test_a_taken_first_port_is_avoided() -> None:
-    free = network.choose_ports(3)
-    assert network.choose_ports(3, first=free[0]) == free
+    free = places.choose_ports(3)
+    assert places.choose_ports(3, first=free[0]) == free
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free[1]))
         taken.listen()
-        assert free[1] not in network.choose_ports(3, first=free[0])
+        assert free[1] not in places.choose_ports(3, first=free[0])
 
 
 def test_a_network_is_found_in_the_documented_order(

@@ -37,6 +37,7 @@ from milepost_consensus.transactions import Payload
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE
 from milepost_node.envelopes import make_envelope
 from milepost_node.errors import InvalidRequest
+from milepost_node.handshake import Identity
 from milepost_node.mempool import SUBMITS_PER_SENDER, Mempool
 from milepost_node.peers import QUEUE_BYTES, QUEUE_MESSAGES, Peer
 from milepost_node.runtime import LARGE_BYTES, LARGE_TXS, Runtime
@@ -236,7 +237,7 @@ def test_the_queue_to_a_peer_is_bounded_and_drops_the_oldest(times: int) -> None
     def check(sizes: list[int]) -> None:
         network = MemoryNetwork()
         client = httpx.AsyncClient(transport=network)
-        peer = Peer(member, client, bytes(32), MemoryPoster(network, "http://x"))
+        peer = Peer(member, client, Identity("test", bytes(32)), MemoryPoster(network, "http://x"))
         sent = [("vote", number.to_bytes(4, "big") + bytes(s)) for number, s in enumerate(sizes)]
         for envelope in sent:
             peer.enqueue(envelope)
@@ -256,7 +257,7 @@ def test_many_small_messages_push_out_the_oldest() -> None:
     network = MemoryNetwork()
     client = httpx.AsyncClient(transport=network)
     poster = MemoryPoster(network, "http://x")
-    peer = Peer(make_genesis(4).members[0], client, bytes(32), poster)
+    peer = Peer(make_genesis(4).members[0], client, Identity("test", bytes(32)), poster)
     votes = [SEVEN.make_vote(1, PREVOTE, make_hash(number)) for number in range(20)]
     for _ in range(QUEUE_MESSAGES // 10):
         for vote in votes:

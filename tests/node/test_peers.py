@@ -16,12 +16,13 @@ from milepost_consensus.votes import PREVOTE, Vote
 from milepost_node.channel import Channel
 from milepost_node.envelopes import decode_batch, make_envelope, open_envelope
 from milepost_node.errors import PeerError
+from milepost_node.handshake import Identity
 from milepost_node.peers import BACKOFF_LAST_SECONDS, Peer, Peers, make_client
 from tests.support.fake_nodes import FakeNode, Reply, Request, always, running
 from tests.support.ledger import make_signer
 from tests.support.nodes import wait_until
 
-NETWORK = b"\x07" * 32
+OWN = Identity("test", b"\x07" * 32)
 
 
 def make_vote(number: int) -> Vote:
@@ -42,7 +43,7 @@ async def connected(
             yield (
                 nodes,
                 [
-                    Peer(make_member(node.url, f"peer-{i}"), client, NETWORK, Channel(node.url))
+                    Peer(make_member(node.url, f"peer-{i}"), client, OWN, Channel(node.url))
                     for i, node in enumerate(nodes)
                 ],
             )
@@ -147,9 +148,7 @@ async def test_peer_that_fails_is_left_alone_and_comes_back_with_its_first_answe
 
 async def test_pause_grows_up_to_a_limit() -> None:
     async with make_client() as client:
-        peer = Peer(
-            make_member("http://127.0.0.1:9"), client, NETWORK, Channel("http://127.0.0.1:9")
-        )
+        peer = Peer(make_member("http://127.0.0.1:9"), client, OWN, Channel("http://127.0.0.1:9"))
         pauses = []
         for _ in range(12):
             peer.note_failure(PeerError("no"))
@@ -182,7 +181,7 @@ async def test_answers_are_bounded_and_checked() -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://[", "nonsense", "ftp://127.0.0.1"])
 async def test_unusable_endpoint_is_a_peer_that_is_not_there(url: str) -> None:
     async with make_client() as client:
-        peer = Peer(make_member(url), client, NETWORK, Channel(url))
+        peer = Peer(make_member(url), client, OWN, Channel(url))
         with pytest.raises(PeerError):
             await peer.get("/x", limit_bytes=10)
         async with sending(peer):
@@ -197,7 +196,7 @@ async def test_claimed_height_must_look_like_one() -> None:
         return httpx.Response(200, headers={"milepost-height": claim}, stream=httpx.ByteStream(b""))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
-        peer = Peer(make_member("http://peer"), client, NETWORK, Channel("http://127.0.0.1:9"))
+        peer = Peer(make_member("http://peer"), client, OWN, Channel("http://127.0.0.1:9"))
         for claim, expected in (("12", 12), ("-1", 0), ("9" * 30, 0), ("x", 0)):
             assert (await peer.get(f"/{claim}", limit_bytes=1))[1] == expected
 
@@ -214,7 +213,7 @@ async def test_peer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         return httpx.Response(200, content=trickle())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
-        peer = Peer(make_member("http://peer"), client, NETWORK, Channel("http://peer"))
+        peer = Peer(make_member("http://peer"), client, OWN, Channel("http://peer"))
         # Not after the hours that so many bytes would take at this pace.
         async with asyncio.timeout(30):
             with pytest.raises(PeerError, match="TimeoutError"):
@@ -225,7 +224,7 @@ async def test_network_of_peers() -> None:
     members = [make_member(f"http://n{i}", f"n{i}") for i in range(3)]
     members.append(make_member("", "submitter"))
     async with make_client() as client:
-        peers = Peers(members, own_id=members[0].id, network=NETWORK, client=client)
+        peers = Peers(members, own_id=members[0].id, own=OWN, client=client)
         assert [peer.name for peer in peers.all] == ["n1", "n2"]
         assert peers.find(members[0].id) is None
         last = peers.find(members[2].id)

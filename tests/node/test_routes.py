@@ -79,7 +79,7 @@ async def test_status_and_genesis(cluster: Cluster, client: httpx.AsyncClient) -
     assert status.keys() == {
         *("network", "network_id", "node", "key", "height", "block_id", "syncing", "peers"),
         *("peers_reachable", "mempool", "version", "behaviour", "device_classes"),
-        *("signing", "key_in_use", "serves"),
+        *("signing", "key_in_use", "serves", "protocol", "retrace_queue"),
     }
     assert (status["node"], status["network"], status["height"]) == ("node-0", "test", 0)
     assert status["key"] == make_signer("node-0").public.hex()
@@ -517,12 +517,24 @@ async def test_bad_messages_are_dropped_and_counted(
 
 
 async def test_other_network_is_told_so(cluster: Cluster, client: httpx.AsyncClient) -> None:
-    headers = {"milepost-network": "ab" * 32}
-    for answer in (
-        await client.post("/v1/peer/messages", content=b"\x90", headers=headers),
-        await client.get("/v1/peer/blocks?from=1", headers=headers),
+    node = cluster.nodes[0]
+    for headers, slug, words in (
+        ({"milepost-network": "ab" * 32}, "wrong-network", "abababababababab"),
+        ({"milepost-network": node.network.hex()}, "wrong-protocol", "the caller none"),
+        (node.identity._replace(protocol=7).make_headers(), "wrong-protocol", "the caller 7"),
     ):
-        assert (answer.status_code, get_slug(answer)) == (409, "wrong-network")
+        for answer in (
+            await client.post("/v1/peer/messages", content=b"\x90", headers=headers),
+            await client.get("/v1/peer/blocks?from=1", headers=headers),
+        ):
+            assert (answer.status_code, get_slug(answer)) == (409, slug)
+            body = answer.json()
+            assert words in body["detail"]
+            said = (body["network"], body["network_id"], body["protocol"])
+            assert said == ("test", node.network.hex(), 1)
+        assert node.runtime.counts[slug] >= 2
+    answer = await client.get("/v1/peer/blocks?from=1", headers=node.identity.make_headers())
+    assert answer.status_code == 200
 
 
 async def test_blocks_for_peers(

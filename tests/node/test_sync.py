@@ -22,6 +22,7 @@ from milepost_consensus.events import BlockFetched
 from milepost_consensus.members import VALIDATOR, Member
 from milepost_consensus.rules import validate_block
 from milepost_consensus.state import LedgerState, make_initial_state
+from milepost_node.handshake import Identity
 from milepost_node.peers import Peers, make_client
 from milepost_node.sources import SHUN_SECONDS
 from milepost_node.sync import BATCH_BLOCKS, PAGE_BLOCKS, Sync, _read_page
@@ -63,7 +64,9 @@ class Desk:
             for name in self._answers
         ]
         client = make_client(httpx.MockTransport(self._handle))
-        self.peers = Peers(members, own_id=b"", network=self.state.network, client=client)
+        self.peers = Peers(
+            members, own_id=b"", own=Identity("test", self.state.network), client=client
+        )
         self.sync = Sync(
             self.peers,
             get_height=lambda: self.state.height,

@@ -18,6 +18,7 @@ from milepost_consensus.transactions import Payload, Tx, decode_payload
 from milepost_node.answers import Answers
 from milepost_node.behaviours.registry import HONEST, Behaviour
 from milepost_node.blobs import BlobStore, store_bytes
+from milepost_node.handshake import Identity
 from milepost_node.mempool import Mempool
 from milepost_node.peers import Peers
 from milepost_node.records import Records
@@ -65,7 +66,10 @@ class Desk:
         self.served: dict[str, bytes] = {}
         client = httpx.AsyncClient(transport=httpx.MockTransport(self._serve))
         self.peers = Peers(
-            self.ledger.state.genesis.members, own_id=self.me, network=network, client=client
+            self.ledger.state.genesis.members,
+            own_id=self.me,
+            own=Identity(self.ledger.state.genesis.network, network),
+            client=client,
         )
         self.mempool = Mempool(network, limit=1_000, per_sender=1_000)
         signer = self.ledger.signers[self.me]

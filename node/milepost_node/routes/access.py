@@ -10,7 +10,6 @@ from fastapi import Request
 
 from milepost_node.errors import InvalidRequest
 from milepost_node.node import Node
-from milepost_node.peers import NETWORK_HEADER
 
 READERS: Final = 2
 """Answers of size that are put together at the same time; others wait, holding nothing."""
@@ -27,14 +26,12 @@ def get_node(request: Request) -> Node:
 
 
 def validate_network(request: Request, node: Node) -> None:
-    """Raises InvalidRequest (wrong-network) if the caller says it belongs to another network."""
-    named = request.headers.get(NETWORK_HEADER, "")
-    if named and named != node.network.hex():
-        raise InvalidRequest(
-            f"this node speaks network {node.settings.genesis.network}"
-            f" ({node.network.hex()[:16]}), the caller's is {named[:16]}",
-            slug="wrong-network",
-        )
+    """Raises InvalidRequest if the caller says it is of another network or protocol."""
+    try:
+        node.identity.validate_caller(request.headers)
+    except InvalidRequest as error:
+        node.runtime.counts[error.slug] += 1
+        raise
 
 
 async def run_aside(

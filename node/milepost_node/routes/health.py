@@ -1,8 +1,9 @@
-"""Whether the node is alive and ready, and the long texts of its refusals."""
+"""Whether the node is alive and ready, its metrics, and the long texts of its refusals."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from milepost_consensus.problems import PROBLEMS
@@ -24,13 +25,23 @@ async def get_live() -> Response:
 async def get_ready(request: Request) -> Response:
     """200 ready, 206 following but not taking part yet, 503 not able to take part.
 
-    One that breaks the rules on purpose says so, whatever else it says.
+    One that breaks the rules on purpose says so, whatever else it says; `strangers` are peers that
+    are of another network, and how they differ.
     """
     node = get_node(request)
     status, reason = node.get_readiness()
     if node.settings.behaviour is not HONEST:
         reason = {**reason, "behaviour": node.settings.behaviour.name}
+    strangers = {peer.name: peer.stranger for peer in node.peers.all if peer.stranger}
+    if strangers:
+        reason = {**reason, "strangers": strangers}
     return JsonAnswer(reason, status_code=status)
+
+
+@router.get("/metrics", response_class=Response)
+async def get_metrics(request: Request) -> Response:
+    """Counters, gauges and histograms in the text format of Prometheus."""
+    return Response(generate_latest(request.app.state.scrape), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/problems", response_class=JsonAnswer)

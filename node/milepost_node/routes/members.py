@@ -1,4 +1,4 @@
-"""Members for whoever wants to know who may verify what: roles, operators, what each serves."""
+"""Who may verify what, by the ledger, and which of the other nodes this one reaches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from milepost_consensus.members import Member
 from milepost_consensus.standings import Standing
+from milepost_node.clock import read_monotonic
 from milepost_node.problem_json import JsonAnswer
 from milepost_node.routes.access import get_node
 
@@ -39,3 +40,28 @@ def _view(member: Member, standing: Standing) -> dict[str, object]:
         "strikes": standing.strikes,
         "jailed_until": standing.jailed_until,
     }
+
+
+@router.get("/peers", response_class=JsonAnswer)
+async def get_peers(request: Request) -> Response:
+    """The other nodes as this one sees them: reached or not, since when, and at which height."""
+    node, now = get_node(request), read_monotonic()
+    return JsonAnswer(
+        {
+            "peers": [
+                {
+                    "name": peer.name,
+                    "key": peer.id.hex(),
+                    "endpoint": peer.endpoint,
+                    "reachable": peer.reachable,
+                    "trouble": peer.trouble,
+                    "height": node.sync.get_claim(peer),
+                    "answered_seconds_ago": (
+                        None if peer.answered_at is None else round(now - peer.answered_at, 1)
+                    ),
+                    "dropped": peer.dropped,
+                }
+                for peer in node.peers.all
+            ]
+        }
+    )
