@@ -2,15 +2,15 @@
 # user without rights.  Runs with a read-only root filesystem and /tmp in memory.
 
 FROM python:3.11-slim AS dependencies
-# Which build of torch: cpu, or one that its index has for GPUs.
-ARG TORCH=cpu
+# A package index with the build of torch that is wanted, where the usual one has another: that of
+# PyTorch for CPUs makes the image several gigabytes smaller than one with CUDA.
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python -m venv --without-pip /opt/milepost
 COPY requirements.lock ./
 RUN pip --python /opt/milepost install --constraint requirements.lock \
-        --extra-index-url "https://download.pytorch.org/whl/$TORCH" \
-        "$(grep '^torch==' requirements.lock)+$TORCH" \
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(grep '^torch==' requirements.lock)" \
     # Its tests, headers and test programs.
     && cd /opt/milepost/lib/python3.11/site-packages/torch \
     && rm -rf test include \

@@ -142,7 +142,9 @@ services:
   # Makes keys and genesis in a volume when it starts for the first time, and ends.
   net:
     <<: *container
-    build: .
+    build:
+      context: .
+      args: {{TORCH_INDEX: "${{TORCH_INDEX:-}}"}}
     pull_policy: build
     command:
       - sh
