@@ -30,6 +30,13 @@ PROBLEMS: dict[str, Problem] = {
         "Several submissions begin with the digits that were given.",
         "Give more digits of the id.",
     ),
+    "bad-backup": Problem(
+        "Not a backup of a node",
+        "The file is not one that `milepost node backup` wrote, or not all of it. Nothing runs from"
+        " the folder that was begun.",
+        "Delete the folder that was begun and restore another file. Without any backup a node needs"
+        " its node.toml, genesis.json and node.key; everything else comes from its peers.",
+    ),
     "bad-block": Problem(
         "Block refused",
         "A block, header or certificate does not extend the chain it claims to extend, or lacks"
