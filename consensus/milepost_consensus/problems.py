@@ -77,8 +77,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "bad-key": Problem(
         "Key file unusable",
-        "A key file holds one private seed as 64 hex digits. The file named is missing or holds"
-        " something else.",
+        "A key file holds one private seed as 64 hex digits, or the same encrypted with a"
+        " passphrase. The file named is missing, holds something else, or does not open.",
         "Name the right file with `--key`, or in `milepost.toml`. A lost key cannot be recovered;"
         " the network has to admit a new one.",
     ),

@@ -27,6 +27,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from milepost_consensus.crypto import ENCRYPTED
 from milepost_consensus.members import compute_network_id
 from milepost_node.errors import NodeError, SettingsError
 from milepost_node.settings import Settings, read_settings
@@ -138,7 +139,8 @@ def restore(file: Path, home: Path) -> dict[str, object]:
                 raise ValueError("another format")
             for name in _choose(names):
                 _write(home / name, _read(archive, name))
-        read_settings(home)
+        if not (home / "node.key").read_bytes().startswith(ENCRYPTED):
+            read_settings(home)  # else the passphrase has yet to be brought
     except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{file.name} is not a whole backup of a node: {error}", slug="bad-backup"

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from milepost import __version__
-from milepost.cli import exits, experiment, node, output
+from milepost.cli import exits, experiment, key, node, output
 from milepost.cli.check import check
 from milepost.cli.demo import demo
 from milepost.cli.dev import dev
@@ -58,6 +58,7 @@ for command in (demo, dev, check, submit, status, show, verify, explain):
     app.command()(command)
 app.add_typer(experiment.app)
 app.add_typer(node.app)
+app.add_typer(key.app)
 
 
 def main() -> NoReturn:
