@@ -1,4 +1,4 @@
-"""A node that is told to end in the middle of a retraining ends, and finishes it when it is back."""
+"""A node told to end in the middle of a retraining ends, and finishes it when it is back."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def test_sigterm_in_the_middle_of_a_retraining_loses_nothing(tmp_path: Path) -> 
                 if is_there(pid):
                     os.kill(pid, signal.SIGCONT)
         nodes.start(busy)
+        nodes.wait_ready()
         for index in range(4):
             assert nodes.wait_verdict(index, submission)["outcome"] == VALID
         key = nodes.get(busy, "/v1/status")["key"]
