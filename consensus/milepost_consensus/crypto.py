@@ -14,10 +14,17 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature as _BadSignature
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from milepost_consensus.errors import InvalidSignature
 
@@ -50,6 +57,10 @@ _SMALL_ORDER_Y: Final = frozenset(
 )
 
 
+ENCRYPTED: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+"""What a key that `encrypt_seed` gave begins with."""
+
+
 class Signer(Protocol):
     """Whoever holds a private key.  `public` is the 32-byte identity of the signer."""
 
@@ -76,6 +87,17 @@ class Ed25519Signer:
         """The signer whose 32-byte private seed is given (RFC 8032)."""
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
+    @classmethod
+    def from_encrypted(cls, data: bytes, passphrase: bytes) -> Ed25519Signer:
+        """The signer of what `encrypt_seed` gave; raises ValueError for anything else."""
+        try:
+            private = load_pem_private_key(data, passphrase)
+        except (TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError("not an encrypted key") from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise ValueError("not an Ed25519 key")
+        return cls(private)
+
     @property
     def public(self) -> bytes:
         return self._public
@@ -89,6 +111,13 @@ class Ed25519Signer:
 
     def sign(self, kind: str, body: bytes, network: bytes) -> bytes:
         return self._private.sign(compute_digest(kind, body, network))
+
+
+def encrypt_seed(seed: bytes, passphrase: bytes) -> bytes:
+    """A private seed as PKCS#8 in PEM, encrypted with a passphrase (RFC 5958)."""
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    protection = BestAvailableEncryption(passphrase)
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
 
 
 def is_small_order(public: bytes) -> bool:

@@ -100,11 +100,18 @@ def get_backed(journal: Journal, network: bytes) -> tuple[Backed | None, Backed 
     return locked, valid
 
 
-def make_guard(journal: Journal | None, height: int, *, key_in_use: bool) -> KeyGuard:
-    """The guard of a key with this journal, on a chain that is `height` blocks high."""
+def make_guard(
+    journal: Journal | None, height: int, *, key_in_use: bool, restored_among: int = 0
+) -> KeyGuard:
+    """The guard of a key with this journal, on a chain that is `height` blocks high.
+
+    `restored_among` is the number of validators where the home comes from a backup, else 0.
+    """
     if journal is None:
-        mark = ORIGIN if height == 0 else None
-        return KeyGuard(mark, known_from=ORIGIN, key_in_use=key_in_use)
+        mark = ORIGIN if height == 0 and not restored_among else None
+        return KeyGuard(
+            mark, known_from=ORIGIN, key_in_use=key_in_use, restored_among=restored_among
+        )
     mark = Place(journal.height, journal.signed_round, journal.signed_type)
     known_from = Place(journal.height, journal.round, PROPOSAL)
     guard = KeyGuard(mark, known_from=known_from, key_in_use=key_in_use)

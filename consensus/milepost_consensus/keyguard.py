@@ -10,6 +10,10 @@ Without a journal the mark is unknown, and the machine follows in quarantine unt
 a row were decided by votes that it heard itself.  docs/decisions/0005-key-in-use.md says why two
 are enough, and what cannot be noticed.  At genesis nobody can have signed much: a machine that is
 started there signs at once, unless it meets a signature of its own; then it signs above height 2.
+
+A home that was restored from a backup may have been copied while its original went on.  It follows
+through two turns of its key as proposer besides, and what the key signs meanwhile is somebody's
+who uses it: the past of the key ends with the two heights.
 """
 
 from __future__ import annotations
@@ -63,13 +67,24 @@ class KeyGuard:
     anything of that height and round.
     """
 
-    def __init__(self, mark: Place | None, *, known_from: Place, key_in_use: bool) -> None:
+    def __init__(
+        self,
+        mark: Place | None,
+        *,
+        known_from: Place,
+        key_in_use: bool,
+        restored_among: int = 0,
+    ) -> None:
+        """`restored_among` is the number of validators where the home comes from a backup."""
         self.mark = mark
         self.known_from = known_from
         self.settled = mark is not None and mark > ORIGIN
         self._started = False
         self._key_in_use = key_in_use
+        self._restored_among = restored_among
         self._live_heights = 0
+        self._past_height: int | None = None
+        """Of a restored home: the last height at which the lost disk can have signed."""
 
     @property
     def history(self) -> str:
@@ -94,7 +109,14 @@ class KeyGuard:
     @property
     def examines_fetched(self) -> bool:
         """Whether a signature of this key on a fetched block would be news."""
-        return self.settled or (self.mark == ORIGIN and self._started)
+        is_new = self.mark == ORIGIN and self._started
+        return self.settled or is_new or self._past_height is not None
+
+    def is_foreign(self, place: Place) -> bool:
+        """Whether what the key signed there was signed neither here nor by the lost disk."""
+        if self.mark is not None:
+            return place > self.mark
+        return self._past_height is not None and place.height > self._past_height
 
     def start(self) -> bool:
         """The adapter has listened long enough for what others have of this key.
@@ -124,12 +146,20 @@ class KeyGuard:
         if self.settled:
             return
         self._live_heights = self._live_heights + 1 if live else 0
+        restored = self._restored_among > 0
+        if restored and self._live_heights == LIVE_HEIGHTS and self._past_height is None:
+            self._past_height = height
         if self.mark == ORIGIN and self._started:
             self.settled = True  # it was there from the first height on
-        elif self._live_heights < LIVE_HEIGHTS:
+        elif self._live_heights < self._wanted_heights:
             self.mark = None
         elif self.mark is None:
             self._sign_above(height)
+
+    @property
+    def _wanted_heights(self) -> int:
+        """Orders of turns change between epochs: in two for each, every key has had a turn."""
+        return LIVE_HEIGHTS + 2 * self._restored_among
 
     def _pass_genesis(self) -> None:
         """The machine was at genesis when the others were, but its key was not new."""

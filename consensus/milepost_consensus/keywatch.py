@@ -53,17 +53,16 @@ class KeyWatch:
     def examine_proposer(self, block: Block) -> None:
         """More than two thirds saw a proposal signed by the proposer that a final block names."""
         place = Place(block.header.height, block.header.round, PROPOSAL)
-        mark = self._guard.mark
-        if block.header.proposer == self._key and mark is not None and place > mark:
+        if block.header.proposer == self._key and self._guard.is_foreign(place):
             self._on_misuse(place, "was proposed with")
 
     def _is_unexplained(self, message: Message, height: int, round_: int) -> bool:
         place, mark = get_place(message), self._guard.mark
-        if mark is None or self._guard.get_signing(height) is Signing.KEY_IN_USE:
+        if self._guard.get_signing(height) is Signing.KEY_IN_USE:
             return False
-        if place > mark:
+        if self._guard.is_foreign(place):
             return True
-        if message.height != height or place < self._guard.known_from:
+        if mark is None or message.height != height or place < self._guard.known_from:
             return False
         first = self._inbox.get_first(message)
         forgotten = message.round < round_ - ROUNDS_BEHIND

@@ -112,8 +112,9 @@ class Machine:
 
     `onion` is what it reveals when it proposes; without one it passes where a reveal is owed.
     `journal` is the data of the last PersistJournal and `last_certificate` that of the block at
-    `state.height`; `key_in_use` tells that a KeyInUse came in the past.  Attributes are for
-    reading.  Raises InvalidEncoding for a damaged journal.
+    `state.height`; `key_in_use` tells that a KeyInUse came in the past, `restored` that the
+    machine's home comes from a backup.  Attributes are for reading.  Raises InvalidEncoding for a
+    damaged journal.
     """
 
     state: LedgerState
@@ -133,9 +134,15 @@ class Machine:
         journal: bytes | None = None,
         last_certificate: Certificate | None = None,
         key_in_use: bool = False,
+        restored: bool = False,
     ) -> None:
         kept = None if journal is None else decode(Journal, journal)
-        self._guard = make_guard(kept, state.height, key_in_use=key_in_use)
+        self._guard = make_guard(
+            kept,
+            state.height,
+            key_in_use=key_in_use,
+            restored_among=len(state.validators) if restored else 0,
+        )
         self._outbox = Outbox(self._make_journal)
         self._rules: tuple[Callable[[], bool], ...] = (
             self._rule_49_decide,

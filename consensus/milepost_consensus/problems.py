@@ -37,6 +37,13 @@ PROBLEMS: dict[str, Problem] = {
         "Look at the reason in its log: credentials in the node's environment, the URL and endpoint"
         " under [archive] in node.toml, the bucket's policy. It tries again by itself.",
     ),
+    "bad-backup": Problem(
+        "Not a backup of a node",
+        "The file is not one that `milepost node backup` wrote, or not all of it. Nothing runs from"
+        " the folder that was begun.",
+        "Delete the folder that was begun and restore another file. Without any backup a node needs"
+        " its node.toml, genesis.json and node.key; everything else comes from its peers.",
+    ),
     "bad-block": Problem(
         "Block refused",
         "A block, header or certificate does not extend the chain it claims to extend, or lacks"
@@ -77,8 +84,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "bad-key": Problem(
         "Key file unusable",
-        "A key file holds one private seed as 64 hex digits. The file named is missing or holds"
-        " something else.",
+        "A key file holds one private seed as 64 hex digits, or the same encrypted with a"
+        " passphrase. The file named is missing, holds something else, or does not open.",
         "Name the right file with `--key`, or in `milepost.toml`. A lost key cannot be recovered;"
         " the network has to admit a new one.",
     ),

@@ -22,6 +22,7 @@ from milepost_node.accepted import Accepted
 from milepost_node.admission import Admission
 from milepost_node.answers import Answers
 from milepost_node.archiving import Archiving
+from milepost_node.backup import is_restored
 from milepost_node.behaviours.registry import HONEST
 from milepost_node.blobs import BlobStore
 from milepost_node.chain import read_journal, replay_chain
@@ -54,7 +55,8 @@ LAG_SECONDS: Final = 0.5
 """An event loop that is this late is logged: messages and timers were late too."""
 QUARANTINE_DETAIL: Final = (
     "This node has no journal of what its key signed before, so it follows and signs once it saw"
-    " two heights in a row decided. On an idle chain, submit something."
+    " two heights in a row decided, from a backup two more for every validator. On an idle chain,"
+    " submit something."
 )
 
 Work = Callable[[], Coroutine[None, None, None]]
@@ -180,7 +182,9 @@ class Node:
         if standing is not None and standing.onion_left:
             self._onion.get_head(standing.generation)  # made now, not in the middle of a round
         journal = read_journal(self.store, chain.state.height)
-        self._is_new = journal is None and chain.certificate is None
+        self._is_new = (
+            journal is None and chain.certificate is None and not is_restored(self.settings.home)
+        )
         return Machine(
             chain.state,
             self.settings.signer,
@@ -188,6 +192,7 @@ class Node:
             journal=journal,
             last_certificate=chain.certificate,
             key_in_use=bool(self.store.get_key_in_use()),
+            restored=is_restored(self.settings.home),
         )
 
     def _on_decided(self, block: Block, state: LedgerState) -> None:

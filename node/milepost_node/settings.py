@@ -8,6 +8,7 @@
     clique = []                   # submitters that a colluding node sides with
     threads = 1                   # that retrain a run of any profile but class
     gpu = true                    # whether to retrain on the GPU, where there is one
+    passphrase_file = ""          # of an encrypted node.key, relative to the home
 
     [limits]                      # all optional
     blob_bytes = 1073741824
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.crypto import ENCRYPTED, Ed25519Signer
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.members import Genesis, validate_genesis
 from milepost_consensus.views import from_view, parse_json
@@ -86,7 +87,7 @@ _LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = {
 _KNOWN: Final = frozenset(
     {
         *("host", "port", "name", "joining", "threads", "gpu", "log_level", "limits"),
-        *("behaviour", "behaviour_network", "clique", "archive"),
+        *("behaviour", "behaviour_network", "clique", "archive", "passphrase_file"),
     }
 )
 
@@ -132,7 +133,7 @@ def read_settings(home: Path) -> Settings:
         port=_integer(table, "port", low=1, high=65_535),
         name=_text(table, "name"),
         genesis=genesis,
-        signer=_read_key(home / "node.key"),
+        signer=_read_key(home / "node.key", _read_passphrase(table, home)),
         joining=_boolean(table, "joining"),
         behaviour=_read_behaviour(table, home, network=genesis.network),
         clique=_texts(table, "clique"),
@@ -222,14 +223,39 @@ def _read_genesis(file: Path) -> Genesis:
     return genesis
 
 
-def _read_key(file: Path) -> Ed25519Signer:
-    text = _read(file).strip()
+def _read_passphrase(table: Mapping[str, object], home: Path) -> bytes:
+    """The first line of the file that opens the key; empty where none is named."""
+    name = table.get("passphrase_file", "")
+    if not isinstance(name, str):
+        raise SettingsError("node.toml: passphrase_file must be text")
+    if not name:
+        return b""
+    line = _read(home / name).partition("\n")[0].rstrip("\r")
+    _check_closed(home / name)
+    return line.encode()
+
+
+def _check_closed(file: Path) -> None:
     if file.stat().st_mode & 0o077:
         raise SettingsError(
             f"{file.name} can be read by other users of this machine. Close it with:"
             f" chmod 600 {file.name}",
             slug="key-readable",
         )
+
+
+def _read_key(file: Path, passphrase: bytes) -> Ed25519Signer:
+    text = _read(file).strip()
+    _check_closed(file)
+    if text.startswith(ENCRYPTED.decode()):
+        try:
+            return Ed25519Signer.from_encrypted(text.encode(), passphrase or b"-")
+        except ValueError as error:
+            raise SettingsError(
+                f"{file.name} is encrypted and does not open. Put its passphrase into a file of"
+                ' mode 0600 and name that in node.toml: passphrase_file = "FILE"',
+                slug="bad-key",
+            ) from error
     try:
         seed = bytes.fromhex(text)
     except ValueError as error:

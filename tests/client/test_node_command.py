@@ -121,3 +121,19 @@ def test_status_peers_and_doctor_of_a_network_that_loses_a_node(tmp_path: Path) 
         done = run_cli("node", "doctor", home)
         assert done.code == exits.NO
         assert "chmod 600" in done.out
+
+
+@pytest.mark.slow
+def test_backup_and_restore_of_a_home_that_never_ran(tmp_path: Path) -> None:
+    nodes = NodeProcesses(tmp_path / "net", 1)
+    file, home = tmp_path / "a.backup", tmp_path / "again"
+    done = run_cli("node", "backup", nodes.homes[0], file)
+    assert done.code == exits.YES, done.err
+    assert "0 blocks" in done.out
+    assert "holds the node's key" in done.err
+    done = run_cli("node", "restore", file, home)
+    assert done.code == exits.YES, done.err
+    assert "quarantine" in done.err
+    assert (home / "node.key").read_bytes() == (nodes.homes[0] / "node.key").read_bytes()
+    done = run_cli("node", "restore", file, home)
+    assert (done.code, "folder-in-use" in done.err) == (exits.USAGE, True)

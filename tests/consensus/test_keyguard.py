@@ -20,7 +20,7 @@ from milepost_consensus.events import (
     TimerKind,
     TransactionsWaiting,
 )
-from milepost_consensus.keyguard import Signing
+from milepost_consensus.keyguard import ORIGIN, KeyGuard, Place, Signing
 from milepost_consensus.state import LedgerState
 from milepost_consensus.votes import NIL, PRECOMMIT, PREVOTE, Proposal, Vote
 from tests.support.desk import NOW_MS, Desk, get_messages, pick
@@ -345,3 +345,59 @@ def test_a_decision_does_not_wait_for_the_start() -> None:
     block_id = FOUR.get_id(CHAIN[1][0])
     votes = [FOUR.make_vote(i, PRECOMMIT, block_id, height=2) for i in OTHERS]
     assert len(pick(desk.hear(*votes), PersistDecision)) == 1
+
+
+# Restored from a backup --------------------------------------------------------------------------
+
+
+def make_restored(height: int) -> Desk:
+    """A machine from a backup of a height, started."""
+    desk = Desk(FOUR, state=CHAIN[height - 1][1] if height else None, restored=True)
+    desk.start()
+    return desk
+
+
+FIRST = next(h for h in range(2, 7) if FOUR.get_turn(h, 0) and FOUR.get_turn(h + 1, 0))
+"""Two heights in a row at which others have their turns."""
+
+
+def test_a_restored_home_is_not_taken_for_new_at_genesis() -> None:
+    assert get_signing(make_restored(0)) is Signing.QUARANTINE
+    assert get_signing(start(Desk(FOUR))) is Signing.ACTIVE
+
+
+def test_a_restored_home_follows_for_longer_than_a_wiped_one() -> None:
+    guard = KeyGuard(None, known_from=ORIGIN, key_in_use=False, restored_among=4)
+    guard.start()
+    for height in range(10, 20):
+        assert guard.get_signing(height) is Signing.QUARANTINE, height
+        guard.on_decided(height, live=True)
+    assert guard.get_signing(20) is Signing.ACTIVE
+    assert not guard.may_sign(Place(19, 5, 2))
+    assert guard.may_sign(Place(20, 0, 0))
+
+
+def test_what_a_restored_key_signs_after_two_heights_is_signed_elsewhere() -> None:
+    desk = make_restored(FIRST - 1)
+    for height in (FIRST, FIRST + 1):
+        vote = FOUR.make_vote(0, PREVOTE, NIL, height=height)
+        assert pick(desk.hear(vote), KeyInUse) == [], "a past of its own"
+        play(desk, height)
+    assert get_signing(desk) is Signing.QUARANTINE
+    vote = FOUR.make_vote(0, PREVOTE, NIL, height=FIRST + 2)
+    assert len(pick(desk.hear(vote), KeyInUse)) == 1
+    assert get_signing(desk) is Signing.KEY_IN_USE
+
+
+@pytest.mark.parametrize("signers", [(0, 1, 2), OTHERS])
+def test_a_restored_key_is_found_in_fetched_blocks_too(signers: tuple[int, ...]) -> None:
+    desk = make_restored(FIRST - 1)
+    fetch(desk, FIRST, (0, 1, 2))
+    assert get_signing(desk) is Signing.QUARANTINE, "what it signed before the disk was lost"
+    desk = make_restored(FIRST - 1)
+    for height in (FIRST, FIRST + 1):
+        play(desk, height)
+    fetch(desk, FIRST + 2, signers)
+    proposed = FOUR.get_turn(FIRST + 2, 0) == 0
+    found = 0 in signers or proposed
+    assert get_signing(desk) is (Signing.KEY_IN_USE if found else Signing.QUARANTINE)

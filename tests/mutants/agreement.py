@@ -82,7 +82,7 @@ VOTING: Final = (
     Mutant(
         "own key above the mark is no news",
         "keywatch",
-        "        if place > mark:\n            return True\n",
+        "        if self._guard.is_foreign(place):\n            return True\n",
         "",
         ("keyguard",),
     ),

@@ -10,8 +10,22 @@ SIGNING: Final = (
     Mutant(
         "quarantine of one height",
         "keyguard",
-        "elif self._live_heights < LIVE_HEIGHTS:",
+        "elif self._live_heights < self._wanted_heights:",
         "elif self._live_heights < 1:",
+        ("keyguard",),
+    ),
+    Mutant(
+        "a restored home signs as soon as a wiped one",
+        "keyguard",
+        "return LIVE_HEIGHTS + 2 * self._restored_among",
+        "return LIVE_HEIGHTS",
+        ("keyguard",),
+    ),
+    Mutant(
+        "a restored home does not mind who else signs",
+        "keyguard",
+        "return self._past_height is not None and place.height > self._past_height",
+        "return False",
         ("keyguard",),
     ),
     Mutant(

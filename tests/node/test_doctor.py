@@ -92,7 +92,7 @@ def test_a_database_of_another_genesis_or_of_rubbish_is_a_failure(settings: Sett
 def test_disk_space(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, free: int, state: str
 ) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
     assert doctor._examine_disk(settings).state == state
 
 

@@ -54,9 +54,13 @@ def test_it_is_not_wiped_while_somebody_is_at_genesis() -> None:
 def test_s4_a_node_that_takes_itself_for_new(monkeypatch: Patch) -> None:
     """Without quarantine, and deaf to its own past, it proposes a second block in its turn."""
 
-    def make_guard(kept: Journal | None, height: int, *, key_in_use: bool) -> KeyGuard:
+    def make_guard(
+        kept: Journal | None, height: int, *, key_in_use: bool, restored_among: int
+    ) -> KeyGuard:
         if kept is not None:
-            return journal.make_guard(kept, height, key_in_use=key_in_use)
+            return journal.make_guard(
+                kept, height, key_in_use=key_in_use, restored_among=restored_among
+            )
         return KeyGuard(ORIGIN, known_from=ORIGIN, key_in_use=key_in_use)
 
     def get_signing(self: KeyGuard, height: int) -> Signing:

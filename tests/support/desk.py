@@ -46,10 +46,11 @@ class Desk:
         last_certificate: Certificate | None = None,
         wiped: bool = False,
         key_in_use: bool = False,
+        restored: bool = False,
     ) -> None:
         """Above genesis the journal is by default that of a validator that was always there; a
-        `wiped` one has none."""
-        if state is not None and journal is None and not wiped:
+        `wiped` one has none, nor has a `restored` one, which is told so."""
+        if state is not None and journal is None and not (wiped or restored):
             journal = make_past_journal(state.height)
         self.validators = validators
         self.public = validators.signers[me].public
@@ -59,6 +60,7 @@ class Desk:
             journal=journal,
             certificate=last_certificate,
             key_in_use=key_in_use,
+            restored=restored,
         )
         self.journal = journal
 

@@ -23,12 +23,14 @@ class Heedless(Machine):
         journal: bytes | None = None,
         last_certificate: Certificate | None = None,
         key_in_use: bool = False,
+        restored: bool = False,
     ) -> None:
         super().__init__(
             *(state, signer, onion),
             journal=journal,
             last_certificate=last_certificate,
             key_in_use=key_in_use,
+            restored=restored,
         )
         self._watch = _Blind(
             *(signer.public, state.network, self._guard, self._inbox, self._outbox)

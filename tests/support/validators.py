@@ -127,6 +127,7 @@ class Validators:
         journal: bytes | None = None,
         certificate: Certificate | None = None,
         key_in_use: bool = False,
+        restored: bool = False,
         kind: type[Machine] = Machine,
     ) -> Machine:
         """The machine of one validator, fresh or from what it had on disk."""
@@ -137,6 +138,7 @@ class Validators:
             journal=journal,
             last_certificate=certificate,
             key_in_use=key_in_use,
+            restored=restored,
         )
 
     def make_block(

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from milepost import __version__
-from milepost.cli import exits, experiment, net, node, output
+from milepost.cli import exits, experiment, key, net, node, output
 from milepost.cli.check import check
 from milepost.cli.demo import demo
 from milepost.cli.dev import dev
@@ -59,6 +59,7 @@ for command in (demo, dev, check, submit, status, show, verify, explain):
 app.add_typer(net.app)
 app.add_typer(experiment.app)
 app.add_typer(node.app)
+app.add_typer(key.app)
 
 
 def main() -> NoReturn:

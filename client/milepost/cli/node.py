@@ -16,7 +16,7 @@ import typer
 
 from milepost.cli import exits, output
 from milepost.cli.options import Json
-from milepost.errors import MachineCannot, Unreachable
+from milepost.errors import MachineCannot, Unreachable, WrongUsage
 from milepost.homes import find_url, read_home
 
 PACKAGE: Final = "milepost_node"
@@ -35,7 +35,7 @@ Home = Annotated[
 
 app = typer.Typer(
     name="node",
-    help="Operate one node: start, health, status, peers, doctor.",
+    help="Operate one node: start, health, status, peers, doctor, backup, restore.",
     no_args_is_help=True,
 )
 
@@ -161,6 +161,56 @@ def doctor(home: Home, as_json: Json = False) -> None:
             output.print_check(_MARKS[finding["state"]], finding["name"], finding["detail"])
         output.say(f"{failed} of {len(findings)} fail" if failed else "nothing fails")
     raise typer.Exit(code)
+
+
+@app.command()
+def backup(
+    home: Home, file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist yet.")]
+) -> None:
+    """Write settings, key, genesis, chain and open submissions of a node into one file.
+
+    The node may run meanwhile. Records are not in it, nor what the node signed last.
+    """
+    read_home(home)
+    head = _run_backup("write", home, file)
+    output.say(f"{file}: node {head['node']} of network {head['network']}, {head['height']} blocks")
+    output.tell("It holds the node's key: keep it as you keep the key.")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `node backup` wrote.")],
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="Must not exist yet.")],
+) -> None:
+    """Make a home from a backup. First make sure that the node it was taken of never runs again.
+
+    The restored node signs only after it followed the others for a while.
+    """
+    head = _run_backup("restore", file, home)
+    output.say(f"{home}: node {head['node']} of network {head['network']}, {head['height']} blocks")
+    output.tell(
+        "It follows in quarantine until every validator has had two turns, and signs nothing any"
+        " more if its key signs elsewhere meanwhile. Never run both."
+    )
+
+
+def _run_backup(what: str, source: Path, target: Path) -> dict[str, Any]:
+    """The head of a backup that was written or restored."""
+    _need_package()
+    done = subprocess.run(
+        [sys.executable, "-m", f"{PACKAGE}.backup", what, str(source), str(target)],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        raise MachineCannot("The work itself failed; see above.", slug="node-failed") from error
+    if done.returncode:
+        problem = answer["problem"]
+        detail, named = str(problem["detail"]), str(problem["slug"])
+        raise WrongUsage(detail, slug=named)
+    return answer
 
 
 def _need_package() -> None:
