@@ -1,9 +1,10 @@
-"""Offline verification of a model file: six answers, or seven, and one verdict.
+"""Offline verification of a model file: seven answers, or eight, and one verdict.
 
     weights    are these the tensors that the network judged?
     file       are these also the bytes that the submitter had?
     recorded   is the submission in the ledger state that the block commits to?
     final      did enough of the validators that I trust sign the block?
+    envelope   who handed the proof out?  Says nothing about the verdict, unless it was forged
     retraced   which intervals were trained again, and did they agree?
     origin     of a registered or continued run: as which registration, from which models?
     verdict    what did the network decide?
@@ -191,13 +192,18 @@ class _Examination:
         weights, same = self._check_weights()
         file = self._check_file(same)
         recorded, final, slug = self._check_ledger()
-        checks: tuple[Check, ...] = (weights, file, recorded, final)
+        envelope = self._check_envelope()
+        checks: tuple[Check, ...] = (weights, file, recorded, final, envelope)
         if slug == "wrong-network":
             return self._report(
                 UNKNOWN, "the proof is not signed by anyone you trust", checks, slug=slug
             )
         if slug:
             return self._report(INCONSISTENT, "the proof is inconsistent", checks, slug=slug)
+        if envelope.state == FAIL:
+            return self._report(
+                INCONSISTENT, "the proof's envelope was changed", checks, slug="bad-signature"
+            )
         coverage = get_coverage(self._verdict, quorum=len(self._proof.bundle.submission.quorum))
         checks = (*checks, self._check_retraced(coverage), *self._check_origin())
         checks = (*checks, self._check_verdict())
@@ -334,6 +340,10 @@ class _Examination:
         if slug in ("bad-path", "bad-proof"):
             return Check("recorded", FAIL, detail), Check("final", PASS, "signed"), slug
         return Check("recorded", CANNOT, untold), Check("final", FAIL, detail), slug
+
+    def _check_envelope(self) -> Check:
+        genuine, detail = bundle.describe_signers(self._proof.envelope, self._names)
+        return Check("envelope", {True: PASS, False: FAIL, None: CANNOT}[genuine], detail)
 
     def _check_retraced(self, coverage: Coverage) -> Check:
         verdict = self._verdict
