@@ -110,7 +110,7 @@ def verify(
     proof_path = Path(proof) if proof is not None else find_proof(path)
     subject: dict[str, Any] = {"model": str(path), "proof": str(proof_path)}
     try:
-        trust_path = _find_trust(trust)
+        trust_path = find_trust(trust)
         subject["trust"] = str(trust_path)
         trusted = bundle.read_trust(trust_path)
         subject["fingerprint"] = bundle.compute_fingerprint(trusted)
@@ -128,7 +128,8 @@ def find_proof(model: Path) -> Path:
     return own if own.is_file() or not usual.is_file() else usual
 
 
-def _find_trust(trust: str | Path | None) -> Path:
+def find_trust(trust: str | Path | None) -> Path:
+    """The trust file to use: the given one or the profile's; raises CannotTell (no-trust)."""
     if trust is not None:
         return Path(trust)
     profile = find_profile()

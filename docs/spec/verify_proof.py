@@ -1,4 +1,5 @@
-"""Checks a model file against its proof and a trust file, from docs/spec/formats.md alone.
+"""Checks a model file against its proof and a trust file, from docs/spec/formats.md and
+proof.schema.json (which lies beside it and names all fields in their order) alone.
 
     python verify_proof.py MODEL PROOF TRUST
 
@@ -13,49 +14,18 @@ import json
 import math
 import struct
 import sys
+from pathlib import Path
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-# Fields in the order of their encoding: u unsigned integer, b bytes, t text, a type, * a list of it.
-TYPES = {name: [field.split(":") for field in fields.split()] for name, fields in {
-    "Trust": "network:t network_id:b validators:*Member quorum:u",
-    "Member": "id:b name:t roles:u operator:t endpoint:t onion:b onion_left:u",
-    "Bundle": "handovers:*Handover header:Header certificate:Certificate entries:u"
-    " submission:Submission submission_index:u submission_path:*b verdict:Verdict verdict_index:u"
-    " verdict_path:*b origin:Origin",
-    "Handover": "header:Header certificate:Certificate signers:*b following:*b",
-    "Header": "version:u height:u round:u time_ms:u prev_id:b proposer:b reveal:b mix:b tx_root:b"
-    " state_root:b validators_hash:b next_validators_hash:b",
-    "Certificate": "height:u round:u block_id:b signers:*u signatures:*b",
-    "Submission": "id:b sender:b submit:Submit anchored_height:u phase:t deadline:u holders:*b"
-    " held_height:u seed:b flagged:*u quorum:*b standbys:*b panel:*b verifiers:u duties:*Duty"
-    " accusations:*Accusation extensions:u registrations:u",
-    "Submit": "name:t recipe:b dataset_root:b records:u profile:t device_class:t steps:u"
-    " steps_per_interval:u steps_per_digest:u snapshots:*b step_roots:*b change_scores:*u"
-    " rate_sums:*u initial_model_digest:b initial_optimizer_digest:b model_digest:b"
-    " optimizer_digest:b manifest:b size_bytes:u step_us:u registration:b parent:b tolerance_ppb:u",
-    "Duty": "interval:u verifier:b flagged:u work_step:u answer:t work_digest:b distance_ppb:u"
-    " height:u",
-    "Accusation": "interval:u step:u leaf:b pre_state:b accusers:*b answers:*Answer outcome:t",
-    "Answer": "verifier:b recomputed:b",
-    "Verdict": "submission:b sender:b model_digest:b outcome:t reason:t assurance:t profile:t rule:t"
-    " intervals:u retraced:*Retraced refuted:*Refuted overruled:*b seed:b anchored_height:u"
-    " height:u registration:b parent:b registrations:u eligible:u verifiers:u coverage:*Miss"
-    " tolerance_ppb:u",
-    "Retraced": "interval:u flagged:u assigned:u agreed:u differed:u",
-    "Refuted": "interval:u step:u",
-    "Miss": "altered:u ppm:u",
-    "Origin": "registrations:*Entry ancestors:*Ancestor",
-    "Entry": "registration:Registration index:u path:*b",
-    "Registration": "id:b sender:b register:Register height:u seed:b submission:b",
-    "Register": "recipe:b dataset_root:b records:u parent:b attempt:u",
-    "Ancestor": "verdict:Verdict index:u path:*b",
-}.items()}
-SMALL = {0, 1, *(2**255 - 19 + i for i in (-1, 0, 1)), *(int.from_bytes(bytes.fromhex(y), "little")
-    for y in ("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
-              "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"))}
+TYPES = json.loads(Path(__file__).with_name("proof.schema.json").read_text())["$defs"]
+Y8 = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+Y8_NEGATIVE = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+P = 2**255 - 19
+ORDER_8 = (int.from_bytes(bytes.fromhex(y), "little") for y in (Y8, Y8_NEGATIVE))
+SMALL = {0, 1, P - 1, P, P + 1, *ORDER_8}  # y of keys that sign anything
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F16": 2, "F32": 4, "F64": 8}
 
 
@@ -72,35 +42,40 @@ def parse(data):
     def unique(pairs):
         need(len(dict(pairs)) == len(pairs), "a name stands twice in a JSON object", "unknown")
         return dict(pairs)
+
     return json.loads(data.decode(), object_pairs_hook=unique)
 
 
-def pack(kind, value):
-    """The MessagePack bytes of JSON data; raises ValueError where it is not of this kind."""
-    def sized(small, big, n):
-        for limit, code, form in big:
-            if n < limit:
-                return small(n) if code is None else bytes([code]) + struct.pack(form, n)
-    if kind[0] == "*" or kind in TYPES:
-        if kind[0] == "*":
-            parts = [pack(kind[1:], each) for each in (value if type(value) is list else [None])]
-        elif type(value) is dict and value.keys() == {name for name, _ in TYPES[kind]}:
-            parts = [pack(inner, value[name]) for name, inner in TYPES[kind]]
-        else:
-            raise ValueError(f"not the fields of {kind}")
-        return sized(lambda n: bytes([0x90 | n]), [(16, None, ""), (2**16, 0xDC, ">H"),
-                     (2**32, 0xDD, ">I")], len(parts)) + b"".join(parts)
-    if kind == "u" and type(value) is int and 0 <= value < 2**63:
-        return sized(lambda n: bytes([n]), [(128, None, ""), (2**8, 0xCC, ">B"), (2**16, 0xCD, ">H"),
-                     (2**32, 0xCE, ">I"), (2**63, 0xCF, ">Q")], value)
-    if kind == "b" and type(value) is str and bytes.fromhex(value).hex() == value:
-        data = bytes.fromhex(value)
-        return sized(None, [(2**8, 0xC4, ">B"), (2**16, 0xC5, ">H"), (2**32, 0xC6, ">I")],
-                     len(data)) + data
-    if kind == "t" and type(value) is str and value.isascii():
-        return sized(lambda n: bytes([0xA0 | n]), [(32, None, ""), (2**8, 0xD9, ">B"),
-                     (2**16, 0xDA, ">H"), (2**32, 0xDB, ">I")], len(value)) + value.encode()
-    raise ValueError(f"not a value of kind {kind}")
+def pack(name, value):
+    """The canonical MessagePack bytes of a value of a type of the schema, or ValueError."""
+    return encode({"$ref": f"#/$defs/{name}"}, value)
+
+
+def head(count, *forms):
+    """The shortest of the forms (limit, first byte, layout) that holds a length or number."""
+    code, form = next((code, form) for limit, code, form in forms if count < limit)
+    return bytes([code]) + struct.pack(form, count) if form else bytes([code | count])
+
+
+def encode(schema, value):
+    name = schema.get("$ref", "").removeprefix("#/$defs/")
+    if schema.get("type") == "array" and type(value) is list:
+        parts = [encode(schema["items"], each) for each in value]
+    elif name == "uint" and type(value) is int and 0 <= value < 2**63:
+        wide = [(2**8, 0xCC, ">B"), (2**16, 0xCD, ">H"), (2**32, 0xCE, ">I"), (2**63, 0xCF, ">Q")]
+        return head(value, (128, 0, ""), *wide)
+    elif name == "bytes" and type(value) is str and bytes.fromhex(value).hex() == value:
+        wide = [(2**8, 0xC4, ">B"), (2**16, 0xC5, ">H"), (2**32, 0xC6, ">I")]
+        return head(len(value) // 2, *wide) + bytes.fromhex(value)
+    elif name == "text" and type(value) is str and value.isascii():
+        wide = [(2**8, 0xD9, ">B"), (2**16, 0xDA, ">H"), (2**32, 0xDB, ">I")]
+        return head(len(value), (32, 0xA0, ""), *wide) + value.encode()
+    elif type(value) is dict and value.keys() == TYPES[name].get("properties", {}).keys():
+        parts = [encode(field, value[key]) for key, field in TYPES[name]["properties"].items()]
+    else:
+        raise ValueError(f"not a {name or 'list'}")
+    wide = [(2**16, 0xDC, ">H"), (2**32, 0xDD, ">I")]
+    return head(len(parts), (16, 0x90, ""), *wide) + b"".join(parts)
 
 
 def digest(kind, *parts):
@@ -118,28 +93,32 @@ def is_signed(key, signature, message):
     return True
 
 
+def hash_ids(ids):
+    return digest(b"validators", *map(bytes.fromhex, ids)).hex()
+
+
 def check_final(header, certificate, ids, network):
     """F20: more than two thirds of the validators `ids` signed the header."""
     need(ids == sorted(set(ids)) and all(len(i) == 64 for i in ids), "validators out of order")
-    need(header["validators_hash"] == digest(b"validators", *map(bytes.fromhex, ids)).hex(),
-         "the block is of other validators")
+    need(header["validators_hash"] == hash_ids(ids), "the block is of other validators")
     block = digest(b"block", network, pack("Header", header)).hex()
     signers, signatures = certificate["signers"], certificate["signatures"]
     need(certificate["block_id"] == block and certificate["height"] == header["height"]
          and certificate["round"] >= header["round"], "the certificate is of another block")
     need(signers == sorted(set(signers)) and len(signers) == len(signatures)
          and len(signers) > 2 * len(ids) // 3 and signers[-1] < len(ids), "too few signers")
-    for index, signature in zip(signers, signatures):
-        vote = b"\x96" + b"".join(map(pack, "uuubbb", (
+    for index, signature in zip(signers, signatures, strict=True):
+        vote = b"\x96" + b"".join(map(pack, ("uint",) * 3 + ("bytes",) * 3, (
             header["height"], certificate["round"], 2, block, ids[index], "")))
         need(is_signed(ids[index], signature, digest(b"vote", network, vote)), "a vote is forged")
     return [ids[index] for index in signers]
 
 
-def check_entry(bundle, prefix, key, kind, value, index, path):
+def check_entry(bundle, kind, key, value, place):
     """F19: the entry is in the state that the header commits to."""
-    leaf = prefix + bytes.fromhex(key) + pack(kind, value)
-    node, last, path = hashlib.sha256(b"\0" + leaf).digest(), bundle["entries"] - 1, list(path)
+    leaf = f"{kind}/".encode() + bytes.fromhex(key) + pack(kind.capitalize(), value)
+    node, index, path = hashlib.sha256(b"\0" + leaf).digest(), place["index"], list(place["path"])
+    last = bundle["entries"] - 1
     need(index <= last, "an entry is not in the state")
     while last > 0:
         if index % 2 or index < last:
@@ -162,34 +141,29 @@ def check_bundle(bundle, trust):
         least = quorum if signers == known else len(known) // 3 + 1
         need(len(present) >= least, "handed over by nobody you trust", "unknown")
         known, height = change["following"], header["height"]
-        need(header["next_validators_hash"] == digest(b"validators", *map(bytes.fromhex, known))
-             .hex(), "the block hands over to others")
+        need(header["next_validators_hash"] == hash_ids(known), "the block hands over to others")
         needed = 2 * len(known) // 3 + 1
     header, verdict, submission = bundle["header"], bundle["verdict"], bundle["submission"]
     need(header["height"] > height, "handovers beyond the block")
-    hashed = digest(b"validators", *map(bytes.fromhex, known)).hex()
-    need(header["validators_hash"] == hashed, "signed by nobody you trust", "unknown")
+    need(header["validators_hash"] == hash_ids(known), "signed by nobody you trust", "unknown")
     signers = check_final(header, bundle["certificate"], known, network)
     need(len(signers) >= needed, "fewer signed than the trust file asks for")
-    check_entry(bundle, b"submission/", submission["id"], "Submission", submission,
-                bundle["submission_index"], bundle["submission_path"])
-    check_entry(bundle, b"verdict/", verdict["submission"], "Verdict", verdict,
-                bundle["verdict_index"], bundle["verdict_path"])
+    for kind, key, value in ("submission", "id", submission), ("verdict", "submission", verdict):
+        place = {"index": bundle[f"{kind}_index"], "path": bundle[f"{kind}_path"]}
+        check_entry(bundle, kind, value[key], value, place)
     listed, child = bundle["origin"]["registrations"], verdict
     need(len(listed) == bool(verdict["registration"]), "the registration is missing")
     for entry in listed:
         made = entry["registration"]
-        need((made["id"], made["sender"]) == (verdict["registration"], verdict["sender"]),
-             "another registration")
-        check_entry(bundle, b"registration/", made["id"], "Registration", made, entry["index"],
-                    entry["path"])
+        same = (made["id"], made["sender"]) == (verdict["registration"], verdict["sender"])
+        need(same, "another registration")
+        check_entry(bundle, "registration", made["id"], made, entry)
     for entry in bundle["origin"]["ancestors"]:
         need(entry["verdict"]["submission"] == child["parent"], "another parent")
         child = entry["verdict"]
-        check_entry(bundle, b"verdict/", child["submission"], "Verdict", child, entry["index"],
-                    entry["path"])
+        check_entry(bundle, "verdict", child["submission"], child, entry)
     count = len(bundle["origin"]["ancestors"])
-    need(count == 16 or count < 16 and not child["parent"], "a parent is missing")
+    need(count <= 16 and not (count < 16 and child["parent"]), "a parent is missing")
     submit, sender = submission["submit"], bytes.fromhex(submission["sender"])
     own = digest(b"submission", network, sender, pack("Submit", submit)).hex()
     same = ("model_digest", "registration", "parent")
@@ -238,14 +212,13 @@ def read(proof_path, trust_path):
     need((kind, statement["_type"], statement["predicateType"]) == ("application/vnd.in-toto+json",
          "https://in-toto.io/Statement/v1", "urn:milepost:verdict:v1"), "another type", "unknown")
     bundle = statement["predicate"]["bundle"]
-    pack("Bundle", bundle)
+    pack("ProofBundle", bundle)
     (subject,) = statement["subject"]
     need(subject["digest"] == {"milepostModelBlake3": bundle["verdict"]["model_digest"]},
          "the statement is about another model", "unknown")
     pae = b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
-    signed = [(each["keyid"], base64.b64decode(each["sig"], validate=True).hex())
-              for each in envelope["signatures"]]
-    return bundle, trust, [(key, signature, pae) for key, signature in signed]
+    return bundle, trust, [(each["keyid"], base64.b64decode(each["sig"], validate=True).hex(), pae)
+                           for each in envelope["signatures"]]
 
 
 def check(model, proof, trust):
