@@ -66,11 +66,12 @@ def decode_statement(payload: bytes) -> tuple[bytes, View]:
         raise _unusable("its payload is no in-toto statement")
     if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
         raise _unusable(f"its payload is not a statement of type {PREDICATE_TYPE}")
-    match statement["subject"], statement["predicate"]:
-        case [{"name": str(), "digest": {**digests}}], {**predicate}:
-            text = digests.get(MODEL_DIGEST)
-            if len(digests) == 1 and isinstance(text, str):
-                return _from_hex(text), predicate
+    subjects, predicate = statement["subject"], statement["predicate"]
+    if not isinstance(predicate, dict):
+        raise _unusable("the statement's predicate is no object")
+    match subjects:
+        case [{"name": str(), "digest": {**digests}}] if digests.keys() == {MODEL_DIGEST}:
+            return _from_hex(digests[MODEL_DIGEST]), predicate
     raise _unusable(f"the statement is not about one subject with its {MODEL_DIGEST}")
 
 
