@@ -1,9 +1,10 @@
-"""Offline verification of a model file: six answers, or seven, and one verdict.
+"""Offline verification of a model file: seven answers, or eight, and one verdict.
 
     weights    are these the tensors that the network judged?
     file       are these also the bytes that the submitter had?
     recorded   is the submission in the ledger state that the block commits to?
     final      did enough of the validators that I trust sign the block?
+    envelope   who handed the proof out?  Says nothing about the verdict, unless it was forged
     retraced   which intervals were trained again, and did they agree?
     origin     of a registered or continued run: as which registration, from which models?
     verdict    what did the network decide?
@@ -109,7 +110,7 @@ def verify(
     proof_path = Path(proof) if proof is not None else find_proof(path)
     subject: dict[str, Any] = {"model": str(path), "proof": str(proof_path)}
     try:
-        trust_path = _find_trust(trust)
+        trust_path = find_trust(trust)
         subject["trust"] = str(trust_path)
         trusted = bundle.read_trust(trust_path)
         subject["fingerprint"] = bundle.compute_fingerprint(trusted)
@@ -127,7 +128,8 @@ def find_proof(model: Path) -> Path:
     return own if own.is_file() or not usual.is_file() else usual
 
 
-def _find_trust(trust: str | Path | None) -> Path:
+def find_trust(trust: str | Path | None) -> Path:
+    """The trust file to use: the given one or the profile's; raises CannotTell (no-trust)."""
     if trust is not None:
         return Path(trust)
     profile = find_profile()
@@ -191,13 +193,18 @@ class _Examination:
         weights, same = self._check_weights()
         file = self._check_file(same)
         recorded, final, slug = self._check_ledger()
-        checks: tuple[Check, ...] = (weights, file, recorded, final)
+        envelope = self._check_envelope()
+        checks: tuple[Check, ...] = (weights, file, recorded, final, envelope)
         if slug == "wrong-network":
             return self._report(
                 UNKNOWN, "the proof is not signed by anyone you trust", checks, slug=slug
             )
         if slug:
             return self._report(INCONSISTENT, "the proof is inconsistent", checks, slug=slug)
+        if envelope.state == FAIL:
+            return self._report(
+                INCONSISTENT, "the proof's envelope was changed", checks, slug="bad-signature"
+            )
         coverage = get_coverage(self._verdict, quorum=len(self._proof.bundle.submission.quorum))
         checks = (*checks, self._check_retraced(coverage), *self._check_origin())
         checks = (*checks, self._check_verdict())
@@ -334,6 +341,10 @@ class _Examination:
         if slug in ("bad-path", "bad-proof"):
             return Check("recorded", FAIL, detail), Check("final", PASS, "signed"), slug
         return Check("recorded", CANNOT, untold), Check("final", FAIL, detail), slug
+
+    def _check_envelope(self) -> Check:
+        genuine, detail = bundle.describe_signers(self._proof.envelope, self._names)
+        return Check("envelope", {True: PASS, False: FAIL, None: CANNOT}[genuine], detail)
 
     def _check_retraced(self, coverage: Coverage) -> Check:
         verdict = self._verdict

@@ -1,10 +1,11 @@
 """Proof files and trust files: what an auditor keeps beside a model and in a drawer.
 
-    model.proof.json   {"format": "milepost/proof/1", "bundle": {...}, "unsigned": {...}}
+    model.proof.json   {"format": "milepost/proof/2", "envelope": {...}, "unsigned": {...}}
     network.trust      the network's name, identity and validators, as JSON
 
-The bundle alone proves.  `unsigned` holds what the submitter's client added for convenience: the
-SHA-256 of the model file as it was submitted, which no validator saw or signed.
+The bundle inside the envelope alone proves.  The envelope is signed by the node that handed it
+out, which adds nothing to the verdict.  `unsigned` holds what the submitter's client added for
+convenience: the SHA-256 of the model file as it was submitted, which no validator saw or signed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from milepost.errors import CannotTell
 from milepost_consensus.crypto import compute_digest
+from milepost_consensus.dsse import Envelope, verify_signatures
 from milepost_consensus.encoding import encode
 from milepost_consensus.errors import InvalidInput
 from milepost_consensus.light import (
@@ -26,6 +29,7 @@ from milepost_consensus.light import (
     dump_trust,
     load_proof,
     load_trust,
+    open_envelope,
     verify_bundle,
 )
 from milepost_consensus.views import parse_json
@@ -42,6 +46,8 @@ class Proof(NamedTuple):
     """A proof file: the bundle, and the unsigned SHA-256 of the submitted model file, if given."""
 
     bundle: ProofBundle
+    envelope: Envelope
+    """What was handed out: the statement that holds the bundle, and who signed it."""
     model_sha256: bytes | None
 
 
@@ -87,7 +93,8 @@ def parse_proof(view: object, *, where: str) -> Proof:
         hint = _read_hint(view.get("unsigned"))
         view = {key: value for key, value in view.items() if key != "unsigned"}
     try:
-        return Proof(load_proof(view), hint)
+        envelope = load_proof(view)
+        return Proof(open_envelope(envelope), envelope, hint)
     except InvalidInput as error:
         raise CannotTell(f"{where} is not a usable proof file: {error}", slug="bad-proof") from (
             error
@@ -105,6 +112,25 @@ def validate_proof(proof: Proof, trust: Trust) -> None:
         ) from error
 
 
+def describe_signers(envelope: Envelope, names: Mapping[bytes, str]) -> tuple[bool | None, str]:
+    """Whether those who signed the envelope are among the trusted `names`, and who they are.
+
+    False for a signature that is not its key's; None for an envelope that nobody known signed.
+    Either way this says who handed the proof out, never that its verdict is final.
+    """
+    try:
+        verify_signatures(envelope)
+    except InvalidInput as error:
+        return False, str(error)
+    known = [names[each.key] for each in envelope.signatures if each.key in names]
+    if known:
+        return True, f"handed out by {', '.join(known)}, which the verdict does not rest on"
+    if envelope.signatures:
+        keys = ", ".join(each.key.hex()[:16] for each in envelope.signatures)
+        return None, f"signed by {keys}, who is not in the trust file"
+    return None, "not signed: nothing says who handed it out"
+
+
 def _read_hint(unsigned: object) -> bytes | None:
     text = unsigned.get("model_sha256") if isinstance(unsigned, dict) else None
     try:
@@ -116,7 +142,7 @@ def _read_hint(unsigned: object) -> bytes | None:
 
 def proof_to_view(proof: Proof) -> dict[str, Any]:
     """The JSON of a proof file."""
-    view: dict[str, Any] = dict(dump_proof(proof.bundle))
+    view: dict[str, Any] = dict(dump_proof(proof.envelope))
     if proof.model_sha256 is not None:
         view["unsigned"] = {"note": UNSIGNED_NOTE, "model_sha256": proof.model_sha256.hex()}
     return view

@@ -112,6 +112,17 @@ class Ed25519Signer:
     def sign(self, kind: str, body: bytes, network: bytes) -> bytes:
         return self._private.sign(compute_digest(kind, body, network))
 
+    def sign_payload(self, payload_type: str, payload: bytes) -> bytes:
+        """A DSSE signature.  It covers what begins with "DSSEv1" and is longer than a digest, so it
+        is never one of a vote, a transaction or anything else that `sign` covers."""
+        return self._private.sign(compute_pae(payload_type, payload))
+
+
+def compute_pae(payload_type: str, payload: bytes) -> bytes:
+    """What a DSSE signature covers: the pre-authentication encoding of the DSSE protocol, v1."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
 
 def encrypt_seed(seed: bytes, passphrase: bytes) -> bytes:
     """A private seed as PKCS#8 in PEM, encrypted with a passphrase (RFC 5958)."""
@@ -137,6 +148,19 @@ def verify_signature(
     except (_BadSignature, ValueError) as error:
         raise InvalidSignature(
             f"{kind}: the signature of {public.hex()[:16]} does not verify"
+        ) from error
+
+
+def verify_payload(public: bytes, signature: bytes, *, payload_type: str, payload: bytes) -> None:
+    """Raises InvalidSignature unless `public` made this DSSE signature of the payload."""
+    if len(public) != 32 or len(signature) != 64 or is_small_order(public):
+        raise InvalidSignature("envelope: malformed key or signature")
+    try:
+        key = Ed25519PublicKey.from_public_bytes(public)
+        key.verify(signature, compute_pae(payload_type, payload))
+    except (_BadSignature, ValueError) as error:
+        raise InvalidSignature(
+            f"envelope: the signature of {public.hex()[:16]} does not verify"
         ) from error
 
 

@@ -12,6 +12,13 @@ from typing import Final, NamedTuple
 
 from milepost_consensus.blocks import Certificate, Header
 from milepost_consensus.certificates import verify_certificate
+from milepost_consensus.dsse import (
+    Envelope,
+    decode_statement,
+    dump_envelope,
+    encode_statement,
+    load_envelope,
+)
 from milepost_consensus.encoding import (
     Wire,
     validate_digest,
@@ -44,7 +51,7 @@ from milepost_consensus.verdicts import Verdict, compute_coverage
 from milepost_consensus.views import View, from_view, to_view
 
 TRUST_FORMAT: Final = "milepost/trust/1"
-PROOF_FORMAT: Final = "milepost/proof/1"
+PROOF_FORMAT: Final = "milepost/proof/2"
 
 
 class Trust(Wire, frozen=True):
@@ -174,18 +181,42 @@ def make_bundle(
     )
 
 
-def dump_proof(bundle: ProofBundle) -> View:
+def seal_bundle(bundle: ProofBundle) -> Envelope:
+    """The bundle as an in-toto statement about the judged model, not signed yet."""
+    return Envelope(
+        encode_statement(
+            bundle.submission.submit.name, bundle.verdict.model_digest, {"bundle": to_view(bundle)}
+        )
+    )
+
+
+def open_envelope(envelope: Envelope) -> ProofBundle:
+    """The bundle that an envelope holds; raises InvalidInput where it is not one."""
+    subject, predicate = decode_statement(envelope.payload)
+    if predicate.keys() != {"bundle"}:
+        raise InvalidInput("the statement's predicate is not one bundle", slug="bad-proof")
+    bundle = from_view(ProofBundle, predicate["bundle"])
+    if subject != bundle.verdict.model_digest:
+        raise InvalidInput(
+            f"the statement is about model {subject.hex()[:16]}, the verdict inside about"
+            f" {bundle.verdict.model_digest.hex()[:16]}",
+            slug="bad-proof",
+        )
+    return bundle
+
+
+def dump_proof(envelope: Envelope) -> View:
     """The JSON data of a proof file."""
-    return {"format": PROOF_FORMAT, "bundle": to_view(bundle)}
+    return {"format": PROOF_FORMAT, "envelope": dump_envelope(envelope)}
 
 
-def load_proof(view: object) -> ProofBundle:
-    """The bundle in the JSON data of a proof file; raises InvalidInput where it is not one."""
+def load_proof(view: object) -> Envelope:
+    """The envelope in the JSON data of a proof file; raises InvalidInput where it is not one."""
     if not isinstance(view, dict) or view.get("format") != PROOF_FORMAT:
         raise InvalidInput(f"not a proof file of format {PROOF_FORMAT}", slug="bad-proof")
-    if view.keys() != {"format", "bundle"}:
-        raise InvalidInput("a proof file holds its format and one bundle", slug="bad-proof")
-    return from_view(ProofBundle, view["bundle"])
+    if view.keys() != {"format", "envelope"}:
+        raise InvalidInput("a proof file holds its format and one envelope", slug="bad-proof")
+    return load_envelope(view["envelope"])
 
 
 def verify_bundle(bundle: ProofBundle, trust: Trust) -> tuple[Check, ...]:

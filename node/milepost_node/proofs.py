@@ -7,7 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from milepost_consensus.blocks import Block, Certificate
-from milepost_consensus.light import Handover, dump_proof, make_bundle
+from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.dsse import sign_envelope
+from milepost_consensus.light import Handover, dump_proof, load_proof, make_bundle, seal_bundle
 from milepost_consensus.state import LedgerState
 
 ReadBlock = Callable[[int], tuple[Block, Certificate]]
@@ -27,11 +29,21 @@ def build_proofs(
     return {
         submission_id: msgspec.json.encode(
             dump_proof(
-                make_bundle(after, block.header, certificate, submission_id, handovers=handovers)
+                seal_bundle(
+                    make_bundle(
+                        after, block.header, certificate, submission_id, handovers=handovers
+                    )
+                )
             )
         )
         for submission_id in decided
     }
+
+
+def sign_proof(stored: bytes, signer: Ed25519Signer) -> bytes:
+    """The stored proof file as this node hands it out: its envelope signed with the member key."""
+    envelope = load_proof(msgspec.json.decode(stored))
+    return msgspec.json.encode(dump_proof(sign_envelope(envelope, signer)))
 
 
 def _build_handovers(state: LedgerState, read_block: ReadBlock) -> list[Handover]:

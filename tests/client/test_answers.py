@@ -1,4 +1,4 @@
-"""The six answers of `verify`, and every way in which they can come out."""
+"""The seven answers of `verify`, and every way in which they can come out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.proofs import (
     make_tensors,
 )
 
-NAMES = ["weights", "file", "recorded", "final", "retraced", "verdict"]
+NAMES = ["weights", "file", "recorded", "final", "envelope", "retraced", "verdict"]
 
 
 def check(evidence: Evidence, model: Path | None = None, *, require: float = 0.0) -> Report:
@@ -50,7 +50,7 @@ def evidence(tmp_path: Path) -> Evidence:
     return Evidence(tmp_path)
 
 
-def test_the_submitted_file_is_accepted_with_six_answers(evidence: Evidence) -> None:
+def test_the_submitted_file_is_accepted_with_seven_answers(evidence: Evidence) -> None:
     report = check(evidence)
     assert report.verdict == "accepted"
     assert states(report) == dict.fromkeys(NAMES, "pass")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from milepost.cli import exits
 from milepost.errors import (
@@ -145,7 +146,7 @@ def test_verify_json_is_one_object_of_the_documented_shape(evidence: Evidence) -
     view = done.json
     assert (view["verdict"], view["exit"], done.code) == ("accepted", 0, 0)
     assert [check["name"] for check in view["checks"]] == [
-        "weights", "file", "recorded", "final", "retraced", "verdict",
+        "weights", "file", "recorded", "final", "envelope", "retraced", "verdict",
     ]  # fmt: skip
     assert all(set(check) == {"name", "state", "detail"} for check in view["checks"])
     assert view["coverage"]["retraced"] == 6
@@ -177,8 +178,8 @@ def test_verify_says_cannot_tell_without_proof_or_trust(evidence: Evidence, tmp_
 
 
 def test_verify_says_do_not_trust(evidence: Evidence) -> None:
-    text = evidence.proof.read_text().replace('"reason": "all 6', '"reason": "ALL 6')
-    evidence.proof.write_text(text)
+    verdict = replace(evidence.bundle.verdict, reason="ALL 6 intervals retrace")
+    evidence.write_proof(replace(evidence.bundle, verdict=verdict))
     done = run_cli("verify", evidence.model, "--trust", evidence.trust)
     assert done.code == 1
     assert "DO NOT TRUST" in done.out

@@ -20,7 +20,7 @@ from milepost.errors import CannotTell, MachineCannot, Refused, Unreachable, Wro
 from milepost.keys import write_key
 from milepost.observer import Observer
 from milepost_consensus.encoding import decode
-from milepost_consensus.light import dump_proof, dump_trust, make_trust
+from milepost_consensus.light import dump_proof, dump_trust, make_trust, seal_bundle
 from milepost_consensus.payloads import Submit, compute_submission_id
 from milepost_consensus.transactions import Tx
 from milepost_consensus.views import to_view
@@ -48,7 +48,7 @@ class Chain:
         self.anchored = False
         self.stated = {f"node-{i}": [record.device_class] for i in range(4)}
         """What verifiers serve, by name, of those that stated it."""
-        self.proof: dict[str, Any] = dict(dump_proof(self.bundle))
+        self.proof: dict[str, Any] = dict(dump_proof(seal_bundle(self.bundle)))
 
     def list_members(self) -> list[dict[str, Any]]:
         return [
@@ -298,7 +298,7 @@ def test_ctrl_c_while_waiting_is_130_and_says_how_to_go_on(desk: Desk) -> None:
 
 def test_a_forged_verdict_is_not_believed(desk: Desk) -> None:
     verdict = replace(desk.chain.bundle.verdict, reason="trust me")
-    desk.chain.proof = dict(dump_proof(replace(desk.chain.bundle, verdict=verdict)))
+    desk.chain.proof = dict(dump_proof(seal_bundle(replace(desk.chain.bundle, verdict=verdict))))
     with running(Script(desk.chain, obey)) as nodes, pytest.raises(CannotTell) as caught:
         desk.submit(*nodes, wait=True)
     assert caught.value.slug == "bad-proof"

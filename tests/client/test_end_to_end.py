@@ -14,6 +14,7 @@ import torch
 
 from milepost import network
 from milepost.api import Client, Node
+from milepost.bundle import read_proof
 from milepost.delivery import submit
 from milepost.errors import Refused
 from milepost.keys import read_key, write_key
@@ -127,8 +128,8 @@ def test_an_accepted_model_verifies_offline_and_a_changed_one_does_not(
 
 
 def test_status_and_show_tell_about_it(net: DevNetwork, accepted: Path) -> None:
-    proof = json.loads((accepted / "model.proof.json").read_text())
-    sub = "sub_" + proof["bundle"]["submission"]["id"][:8]
+    proof = read_proof(accepted / "model.proof.json").bundle
+    sub = f"sub_{proof.submission.id.hex()[:8]}"
     listed = net.run("status")
     assert listed.code == 0
     assert all(home.name in listed.out for home in net.homes)
@@ -139,7 +140,7 @@ def test_status_and_show_tell_about_it(net: DevNetwork, accepted: Path) -> None:
         assert done.code == 0
         assert "VALID" in done.out
         assert net.run(command, sub, "--json").json["verdict"]["outcome"] == "VALID"
-    height = proof["bundle"]["verdict"]["height"]
+    height = proof.verdict.height
     block = net.run("show", str(height))
     assert f"Block {height}" in block.out
     assert "arbutus" in block.out
@@ -163,7 +164,7 @@ def test_a_cheated_interval_is_named(net: DevNetwork, tmp_path: Path) -> None:
 
 def test_a_record_is_judged_once(net: DevNetwork, accepted: Path, tmp_path: Path) -> None:
     again = net.run("submit", accepted, "--json")
-    sub = json.loads((accepted / "model.proof.json").read_text())["bundle"]["submission"]["id"]
+    sub = read_proof(accepted / "model.proof.json").bundle.submission.id.hex()
     assert (again.code, again.json["verdict"]) == (0, "VALID")
     assert again.json["submission"] == f"sub_{sub}"
     copy = tmp_path / "copy"

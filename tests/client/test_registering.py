@@ -17,7 +17,7 @@ from milepost.keys import write_key
 from milepost.recording import find_parent
 from milepost.registering import Registrar
 from milepost_consensus.encoding import decode
-from milepost_consensus.light import dump_proof
+from milepost_consensus.light import dump_proof, seal_bundle
 from milepost_consensus.payloads import Register
 from milepost_consensus.transactions import Tx, decode_payload
 from milepost_consensus.views import to_view
@@ -205,7 +205,7 @@ def test_a_parent_is_found_in_its_run_folder(tmp_path: Path) -> None:
     bundle = decide_valid(Ledger(make_genesis(4)), make_record("parent"))
     with pytest.raises(CannotTell, match="no proof file"):
         find_parent(tmp_path, True)
-    (tmp_path / "model.proof.json").write_text(json.dumps(dump_proof(bundle)))
+    (tmp_path / "model.proof.json").write_text(json.dumps(dump_proof(seal_bundle(bundle))))
     parent = find_parent(tmp_path, True)
     assert parent.submission == bundle.submission.id
     assert parent.model_digest == bundle.verdict.model_digest

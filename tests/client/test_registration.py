@@ -13,6 +13,7 @@ import torch
 import milepost
 from milepost import network
 from milepost.api import Client
+from milepost.bundle import read_proof
 from milepost.errors import WrongUsage
 from milepost_ml.files import MODEL, get_snapshot_name
 from milepost_ml.snapshots import read_tensors, write_tensors
@@ -108,7 +109,7 @@ def test_a_child_shows_its_parent_on_and_off_the_chain(
     child = train(net, tmp_path, parent=first)
     done = net.run("submit", child, "--wait", "--json")
     assert (done.code, done.json["assurance"]) == (0, "FULL+REGISTERED"), done.err
-    parent = json.loads((first / "model.proof.json").read_text())["bundle"]["verdict"]["submission"]
+    parent = read_proof(first / "model.proof.json").bundle.verdict.submission.hex()
     shown = net.run("show", done.json["submission"][:12])
     assert f"parent sub_{parent[:8]} of submitter: VALID, assurance FULL+REGISTERED" in shown.out
     assert "of this submitter, at height" in shown.out

@@ -21,6 +21,8 @@ from milepost_consensus.light import (
     load_trust,
     make_bundle,
     make_trust,
+    open_envelope,
+    seal_bundle,
     verify_bundle,
 )
 from milepost_consensus.merkle import EMPTY_ROOT
@@ -72,7 +74,9 @@ def test_a_true_bundle_is_verified_and_says_what_was_checked() -> None:
 
 def test_bundles_and_trust_survive_their_files() -> None:
     _, bundle, _, trust = make_case()
-    assert load_proof(json.loads(json.dumps(dump_proof(bundle)))) == bundle
+    assert (
+        open_envelope(load_proof(json.loads(json.dumps(dump_proof(seal_bundle(bundle)))))) == bundle
+    )
     assert load_trust(json.loads(json.dumps(dump_trust(trust)))) == trust
     assert decode(ProofBundle, encode(bundle)) == bundle
 
@@ -270,16 +274,16 @@ def test_other_files_are_neither_trust_nor_proof(view: object) -> None:
         load_trust(view)
     assert caught.value.slug == "bad-trust"
     with pytest.raises(InvalidInput) as caught:
-        load_proof(view)
+        open_envelope(load_proof(view))
     assert caught.value.slug == "bad-proof"
 
 
 def test_damaged_files_are_refused() -> None:
     _, bundle, _, trust = make_case()
-    proof, view = dump_proof(bundle), dump_trust(trust)
-    for bad in ({**proof, "extra": 1}, {"format": proof["format"]}, {**proof, "bundle": {}}):
+    proof, view = dump_proof(seal_bundle(bundle)), dump_trust(trust)
+    for bad in ({**proof, "extra": 1}, {"format": proof["format"]}, {**proof, "envelope": {}}):
         with pytest.raises(InvalidInput):
-            load_proof(bad)
+            open_envelope(load_proof(bad))
     for bad in ({**view, "extra": 1}, {**view, "quorum": "5"}, {**view, "validators": {}}):
         with pytest.raises(InvalidInput):
             load_trust(bad)

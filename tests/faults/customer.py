@@ -17,7 +17,7 @@ import httpx
 
 from milepost_consensus.crypto import compute_digest
 from milepost_consensus.encoding import encode
-from milepost_consensus.light import load_proof
+from milepost_consensus.light import load_proof, open_envelope
 from milepost_consensus.payloads import Attest, compute_submission_id
 from milepost_consensus.submissions import Submission
 from milepost_consensus.transactions import make_tx
@@ -138,7 +138,7 @@ class Customer:
         answer = self._network.request_inside(index, path, seconds=1.0)
         if answer is not None:
             assert answer.status_code == 200, answer.text
-            self.history.add_proof(index, load_proof(answer.json()))
+            self.history.add_proof(index, open_envelope(load_proof(answer.json())))
             self._proven.add((index, submission))
 
     def _answer(self, index: int, submission: Submission) -> None:

@@ -22,6 +22,8 @@ from milepost_consensus.light import (
     load_proof,
     load_trust,
     make_trust,
+    open_envelope,
+    seal_bundle,
     verify_bundle,
 )
 from milepost_consensus.members import Genesis, validate_genesis
@@ -71,10 +73,10 @@ def read_trust_bytes(data: bytes) -> bytes:
 
 
 def read_bundle(data: bytes) -> bytes:
-    bundle = load_proof(parse_json(data))
+    bundle = open_envelope(load_proof(parse_json(data)))
     # No value that has the form of a bundle breaks the checks that follow.
     refuse_or_return(lambda _: verify_bundle(bundle, TRUST), b"")
-    return write(dump_proof(bundle))
+    return write(dump_proof(seal_bundle(bundle)))
 
 
 def read_manifest(data: bytes) -> bytes:
@@ -134,7 +136,7 @@ def test_hurt_files_are_refused(name: str, times: int) -> None:
 def test_hurt_proofs_are_refused(times: int) -> None:
     def check(drawn: tuple[ProofBundle, int]) -> None:
         bundle, seed = drawn
-        good = write(dump_proof(bundle))
+        good = write(dump_proof(seal_bundle(bundle)))
         assert read_bundle(good) == good
         rng = random.Random(seed)
         for _ in range(MUTANTS):
@@ -200,7 +202,7 @@ def test_client_cannot_tell_from_hurt_files(times: int, tmp_path: Path) -> None:
         bundle, seed = drawn
         rng = random.Random(seed)
         for good, read in (
-            (write(dump_proof(bundle)), read_proof),
+            (write(dump_proof(seal_bundle(bundle))), read_proof),
             (READERS["trust"][1], read_trust),
         ):
             path.write_bytes(mutate(rng, good, TEXT_PIECES))

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from milepost_consensus.events import GossipDue
-from milepost_consensus.light import load_proof, make_trust, verify_bundle
+from milepost_consensus.light import load_proof, make_trust, open_envelope, verify_bundle
 from milepost_consensus.submissions import RETRACING
 from milepost_consensus.verdicts import FULL, INVALID, VALID, Verdict
 from tests.support.ledger import make_signer
@@ -68,7 +68,7 @@ async def test_network_verifies_a_run_and_proves_it(tmp_path: Path) -> None:
         assert (verdict.outcome, verdict.assurance) == (VALID, FULL)
         async with cluster.connect(2) as client:
             proof = await client.get(f"/v1/submissions/{submission.hex()}/proof")
-        verify_bundle(load_proof(proof.json()), make_trust(cluster.genesis))
+        verify_bundle(open_envelope(load_proof(proof.json())), make_trust(cluster.genesis))
         # Every node fetched all files and validated the record before it said to hold it.
         files = make_upload("run").files
         assert all(not node.blobs.get_missing(files) for node in cluster.nodes.values())
@@ -138,7 +138,7 @@ async def test_one_of_four_may_be_gone_and_catches_up_later(tmp_path: Path) -> N
         await wait_level(cluster)
         async with cluster.connect(3) as client:
             proof = await client.get(f"/v1/submissions/{submission.hex()}/proof")
-        verify_bundle(load_proof(proof.json()), make_trust(cluster.genesis))
+        verify_bundle(open_envelope(load_proof(proof.json())), make_trust(cluster.genesis))
     finally:
         await cluster.stop()
 

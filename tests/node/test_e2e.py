@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost_consensus.light import load_proof, make_trust, verify_bundle
+from milepost_consensus.light import load_proof, make_trust, open_envelope, verify_bundle
 from milepost_consensus.verdicts import INVALID, VALID
 from tests.support.node_processes import NodeProcesses, poll, record_run
 from tests.support.records import EVERY
@@ -25,7 +25,7 @@ def test_honest_run_is_valid_and_poisoned_run_is_refuted(tmp_path: Path) -> None
         for index in range(4):
             assert nodes.wait_verdict(index, submission)["outcome"] == VALID
         proof = nodes.get(3, f"/v1/submissions/{submission}/proof")
-        verify_bundle(load_proof(proof), make_trust(nodes.genesis))
+        verify_bundle(open_envelope(load_proof(proof)), make_trust(nodes.genesis))
 
         _, submission = nodes.submit(1, poisoned)
         for index in range(4):

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from milepost_consensus.encoding import encode
 from milepost_consensus.governance import sign_update
-from milepost_consensus.light import load_proof, make_trust, verify_bundle
+from milepost_consensus.light import load_proof, make_trust, open_envelope, verify_bundle
 from milepost_consensus.members import Member
 from milepost_consensus.payloads import MemberUpdate
 from milepost_consensus.submissions import RETRACING
@@ -78,7 +78,7 @@ async def test_a_validator_joins_and_another_leaves(tmp_path: Path) -> None:
         assert (await wait_decided(cluster, third)).outcome == VALID
         async with cluster.connect(4) as client:
             proof = (await client.get(f"/v1/submissions/{third.hex()}/proof")).json()
-        bundle = load_proof(proof)
+        bundle = open_envelope(load_proof(proof))
         assert len(bundle.handovers) == 2
         checks = verify_bundle(bundle, make_trust(cluster.genesis))
         assert "of 4 validators, 2 changes later" in checks[0].detail

@@ -16,8 +16,10 @@ from msgspec.structs import replace
 
 from milepost_consensus.blocks import Block, Certificate
 from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.dsse import verify_signatures
 from milepost_consensus.encoding import decode, encode
 from milepost_consensus.keyguard import Signing
+from milepost_consensus.light import load_proof, open_envelope
 from milepost_consensus.members import Genesis
 from milepost_consensus.payloads import Hold, Register
 from milepost_consensus.problems import PROBLEMS
@@ -135,8 +137,12 @@ async def test_submission_block_and_proof(cluster: Cluster, client: httpx.AsyncC
     assert from_view(Block, block["block"]).header.height == height
     assert from_view(Certificate, block["certificate"]).block_id.hex() == block["id"]
     proof = (await client.get(f"/v1/submissions/{submission}/proof")).json()
-    assert proof["format"] == "milepost/proof/1"
-    assert proof["bundle"]["certificate"]["block_id"] == block["id"]
+    assert proof["format"] == "milepost/proof/2"
+    envelope = load_proof(proof)
+    assert open_envelope(envelope).certificate.block_id.hex() == block["id"]
+    verify_signatures(envelope)
+    own = cluster.nodes[0].settings.signer.public
+    assert [each.key for each in envelope.signatures] == [own]
     headers = (await client.get(f"/v1/blocks?before={height}&limit=2")).json()["blocks"]
     assert [entry["header"]["height"] for entry in headers] == [height - 1, height - 2]
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from milepost import bundle
 from milepost_consensus.blocks import Certificate, Header, compute_block_id
 from milepost_consensus.certificates import make_certificate
-from milepost_consensus.light import ProofBundle, dump_trust, make_bundle, make_trust
+from milepost_consensus.crypto import Ed25519Signer
+from milepost_consensus.dsse import Envelope, sign_envelope
+from milepost_consensus.light import ProofBundle, dump_trust, make_bundle, make_trust, seal_bundle
 from milepost_consensus.params import Params
 from milepost_consensus.payloads import PanelVote
 from milepost_consensus.step_digests import compute_state_digest
@@ -123,7 +125,12 @@ class Evidence:
         self.write_trust("test")
 
     def write_proof(self, proof: ProofBundle) -> None:
-        bundle.write_proof(self.proof, bundle.Proof(proof, None), model=self.model)
+        signer = self.ledger.signers[self.ledger.state.validators[0].id]
+        assert isinstance(signer, Ed25519Signer)
+        self.write_envelope(sign_envelope(seal_bundle(proof), signer), proof)
+
+    def write_envelope(self, envelope: Envelope, proof: ProofBundle) -> None:
+        bundle.write_proof(self.proof, bundle.Proof(proof, envelope, None), model=self.model)
 
     def write_trust(self, network: str) -> None:
         """The trust file of this ledger; of another network if `network` is another name."""

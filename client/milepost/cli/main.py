@@ -14,6 +14,7 @@ from milepost.cli.check import check
 from milepost.cli.demo import demo
 from milepost.cli.dev import dev
 from milepost.cli.explain import explain
+from milepost.cli.proof import proof
 from milepost.cli.show import show
 from milepost.cli.status import status
 from milepost.cli.submit import submit
@@ -54,7 +55,7 @@ def root(
     """Verify neural-network training by really retraining it."""
 
 
-for command in (demo, dev, check, submit, status, show, verify, explain):
+for command in (demo, dev, check, submit, status, show, proof, verify, explain):
     app.command()(command)
 app.add_typer(net.app)
 app.add_typer(experiment.app)

@@ -123,8 +123,8 @@ def _show_file(path: Path, json_wanted: bool) -> None:
             return
         output.say(f"{path.name}  proof of a verdict, not checked here", style="bold")
         answer = {
-            "submission": view["bundle"]["submission"],
-            "verdict": view["bundle"]["verdict"],
+            "submission": to_view(proof.bundle.submission),
+            "verdict": to_view(proof.bundle.verdict),
             "origin": lineage.view_origin(proof.bundle.origin, proof.bundle.verdict),
         }
         submissions.print_submission(answer, {})

@@ -19,6 +19,7 @@ from milepost_consensus.submissions import Submission
 from milepost_consensus.views import to_view
 from milepost_node.errors import InvalidRequest
 from milepost_node.problem_json import JsonAnswer
+from milepost_node.proofs import sign_proof
 from milepost_node.routes.access import get_node, run_aside
 from milepost_node.store import StoredBlock
 
@@ -107,7 +108,7 @@ async def get_submission(request: Request, name: str) -> Response:
 
 @router.get("/submissions/{name}/proof", response_class=JsonAnswer)
 async def get_proof(request: Request, name: str) -> Response:
-    """The proof file of a decided submission."""
+    """The proof file of a decided submission, its envelope signed by this node."""
     node = get_node(request)
     submission = find_submission(node.runtime.state, name)
     proof = node.store.get_proof(submission.id)
@@ -116,7 +117,8 @@ async def get_proof(request: Request, name: str) -> Response:
             f"submission {submission.id.hex()[:16]} has no verdict yet, it is {submission.phase}",
             slug="not-decided",
         )
-    return Response(proof, media_type="application/json")
+    signed = await run_aside(request, sign_proof, proof, node.settings.signer)
+    return Response(signed, media_type="application/json")
 
 
 def find_submission(state: LedgerState, name: str) -> Submission:
