@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from typing import IO, Final
+from typing import Final
 
 import httpx
 
@@ -31,6 +30,7 @@ from milepost_node.chores import Chores
 from milepost_node.clock import read_monotonic, read_wall_ms
 from milepost_node.errors import SettingsError
 from milepost_node.handshake import Identity
+from milepost_node.home import check_member, lock_home
 from milepost_node.mempool import Mempool
 from milepost_node.metrics import Metrics
 from milepost_node.peers import Peers, make_client
@@ -85,7 +85,7 @@ class Node:
         """Set when the node can no longer go on."""
         limits, home = settings.limits, settings.home
         self._own_id = settings.signer.public
-        self._lock = _lock_home(settings)
+        self._lock = lock_home(settings)
         self._client = client or make_client()
         self._retracer = retracer or Workers(
             home / "blobs",
@@ -130,7 +130,7 @@ class Node:
             listens=True,
         )
         try:
-            _check_member(settings, self.runtime.state)
+            check_member(settings, self.runtime.state)
         except SettingsError:
             self.store.close()
             self._lock.close()
@@ -385,30 +385,3 @@ async def _watch_lag() -> None:
         late = read_monotonic() - before - 1.0
         if late > LAG_SECONDS:
             logger.warning("event loop was late", extra={"seconds": round(late, 3)})
-
-
-def _check_member(settings: Settings, state: LedgerState) -> None:
-    if settings.signer.public in state.members or settings.joining:
-        return
-    raise SettingsError(
-        f"The key in node.key ({settings.signer.public.hex()[:16]}) is not among the"
-        f" {len(state.members)} members of network {settings.genesis.network}."
-        " Use the genesis.json of the network that this key was made for. To follow the network"
-        " until its members take the key in, write joining = true into node.toml.",
-        slug="not-a-member",
-    )
-
-
-def _lock_home(settings: Settings) -> IO[bytes]:
-    """Keep a second process away from the home; it would sign with the same key."""
-    lock = (settings.home / "node.lock").open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise SettingsError(
-            f"Another process runs node {settings.name} from this home already. Two would sign"
-            " with one key, which looks like lying. Stop the other one first.",
-            slug="home-in-use",
-        ) from error
-    return lock
