@@ -10,6 +10,7 @@ small-order keys, and a disagreement would split the chain.  Such keys are refus
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -141,27 +142,35 @@ def verify_signature(
     public: bytes, signature: bytes, *, kind: str, body: bytes, network: bytes
 ) -> None:
     """Raises InvalidSignature unless `public` signed `body` as this kind for this network."""
+    _require(public, signature, kind, compute_digest(kind, body, network), _verify)
+
+
+def verify_payload(public: bytes, signature: bytes, *, payload_type: str, payload: bytes) -> None:
+    """Raises InvalidSignature unless `public` made this DSSE signature of the payload."""
+    # Not the remembering one: it would keep whole payloads.
+    _require(public, signature, "envelope", compute_pae(payload_type, payload), _ask_curve)
+
+
+def _require(
+    public: bytes,
+    signature: bytes,
+    kind: str,
+    message: bytes,
+    verify: Callable[[bytes, bytes, bytes], None],
+) -> None:
     if len(public) != 32 or len(signature) != 64 or is_small_order(public):
         raise InvalidSignature(f"{kind}: malformed key or signature")
     try:
-        _verify(public, signature, compute_digest(kind, body, network))
+        verify(public, signature, message)
     except (_BadSignature, ValueError) as error:
         raise InvalidSignature(
             f"{kind}: the signature of {public.hex()[:16]} does not verify"
         ) from error
 
 
-def verify_payload(public: bytes, signature: bytes, *, payload_type: str, payload: bytes) -> None:
-    """Raises InvalidSignature unless `public` made this DSSE signature of the payload."""
-    if len(public) != 32 or len(signature) != 64 or is_small_order(public):
-        raise InvalidSignature("envelope: malformed key or signature")
-    try:
-        key = Ed25519PublicKey.from_public_bytes(public)
-        key.verify(signature, compute_pae(payload_type, payload))
-    except (_BadSignature, ValueError) as error:
-        raise InvalidSignature(
-            f"envelope: the signature of {public.hex()[:16]} does not verify"
-        ) from error
+def _ask_curve(public: bytes, signature: bytes, message: bytes) -> None:
+    """Raises unless the key signed the message."""
+    Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
 
 
 @lru_cache(maxsize=REMEMBERED_SIGNATURES)
@@ -173,4 +182,4 @@ def _verify(public: bytes, signature: bytes, digest: bytes) -> None:
     asked once: the answer depends on these three values alone, and what raises is not remembered,
     so that nobody can fill the memory with what did not verify.
     """
-    Ed25519PublicKey.from_public_bytes(public).verify(signature, digest)
+    _ask_curve(public, signature, digest)
